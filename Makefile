@@ -1,0 +1,49 @@
+# Every target sets up what it needs. `make demo` and `make test` are the two to know.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.isthmus-ready
+# Real data and models for tests and benchmarks, beside the project where there are any.
+export ISTHMUS_DATA ?= $(abspath $(wildcard ../shared))
+PYTEST_WORKERS ?= 2
+
+.PHONY: help demo test check format bench-telemetry bench-infer-rss clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): about 3 minutes and 2 GB the first time."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Isthmus needs Python 3.11 or newer; try: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[edge,hub,train,dev]' -c constraints.txt
+	@touch $@
+
+demo: $(READY)  ## The whole loop with a dashboard. ONCE=1 ends after it; VIDEO= MODEL= SPEC= runs your own.
+	@$(BIN)/python -m deploy.demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) \
+		$(if $(VIDEO),--video '$(VIDEO)') $(if $(MODEL),--model '$(MODEL)') $(if $(SPEC),--spec '$(SPEC)')
+
+test: $(READY)  ## Every test that can run here; what cannot is named with the reason.
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -ra
+
+check: $(READY)  ## Linters, types, import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## Put the code in its usual form.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-telemetry: $(READY)  ## Records a second into the hub's database.
+	@$(BIN)/python -m tests.benchmarks.bench_telemetry
+
+bench-infer-rss: $(READY)  ## Memory of an agent that only infers.
+	@$(BIN)/python -m tests.benchmarks.bench_infer_rss
+
+clean:  ## Remove what was built here.
+	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

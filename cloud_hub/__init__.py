@@ -1,0 +1,1 @@
+"""The fleet: know, gate, release, roll out."""

@@ -1,0 +1,1 @@
+"""Weights not yet allowed anywhere, and the gate they must pass."""

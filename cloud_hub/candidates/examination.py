@@ -1,0 +1,74 @@
+"""Examination: what was measured of an uploaded model, before anyone judges it.
+
+These are facts only, made by onnx_examination.py in a process of its own and read by gate.py.
+What must not live here: limits, and any opinion about what is good.
+"""
+
+import msgspec
+
+from shared.model.spec import ModelSpec
+
+
+class ExaminationLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the examining process may use, and how much it draws itself."""
+
+    memory_bytes_max: int
+    seconds_max: int
+    opset_min: int
+    golden_items: int
+
+
+class ExaminationTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What the examining process is asked; the model and golden bytes lie beside it as files."""
+
+    spec: ModelSpec
+    limits: ExaminationLimits
+
+
+class TensorFacts(msgspec.Struct, frozen=True):
+    """One input or output of the graph; None is an axis whose size is open."""
+
+    name: str
+    dtype: str  # numpy's name: "float32"; "" for what is no tensor
+    shape: tuple[int | None, ...]
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file says about itself. `error` is why it could not be read, if it could not."""
+
+    error: str = ""
+    checker_error: str = ""
+    opset: int = 0  # Of the model as it would be published
+    opset_uploaded: int = 0
+    opset_error: str = ""  # Why an old opset could not be raised
+    inputs: tuple[TensorFacts, ...] = ()
+    outputs: tuple[TensorFacts, ...] = ()
+    domains: tuple[str, ...] = ()  # Operator domains that no function in the file defines
+    external_count: int = 0  # Tensors whose data would lie in another file
+    precision: str = "fp32"
+    initializer_inputs_removed: int = 0
+
+
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of running it on its golden inputs."""
+
+    error: str = ""
+    items_count: int = 0
+    is_golden_given: bool = False
+    is_finite: bool = False
+    is_deterministic: bool = False
+    output_shapes: tuple[tuple[int, ...], ...] = ()  # For one item
+    output_misfit: str = ""  # Why a device could not read them as the spec says
+    error_max: float = 0.0
+    excess_max: float = 0.0
+    is_comparable: bool = False  # False where shapes or numbers could not be compared
+    run_ms_median: float = 0.0
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything measured. `crash` is how the examining process died, if it did."""
+
+    crash: str = ""
+    model: ModelFacts = ModelFacts()
+    golden_error: str = ""
+    run: RunFacts | None = None  # None: what the file says already ruled running it out

@@ -1,0 +1,1 @@
+"""MQTT in: one message to the one service that owns it; broker adapters."""

@@ -1,0 +1,1 @@
+"""The schema of the hub's database, step by step; run by `Database.migrate`."""

@@ -1,0 +1,1 @@
+"""Immutable, versioned, signed releases and the repository devices pull from."""

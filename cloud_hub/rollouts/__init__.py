@@ -1,0 +1,1 @@
+"""Moving devices to a release step by step, and back."""

@@ -1,0 +1,1 @@
+"""What deploys Isthmus; no product code."""

@@ -1,0 +1,1 @@
+"""The device: see, decide, tell, update."""

@@ -1,0 +1,233 @@
+"""Agent: the composition root. Builds adapters, joins parts, owns the order of start and stop.
+
+1. One agent per state folder: a second one is refused.
+2. Start: what was settled serves before any network is touched; then pipelines, then the link.
+3. Stop: pipelines first, so that the outbox gets what they still have to say; then the parts that
+   talk to the hub; the link says goodbye last.
+4. A part that dies is restarted by its Worker; one that says UnavailableError ends the agent.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from importlib.metadata import version
+from pathlib import Path
+
+from edge_agent.config import AgentConfig
+from edge_agent.file_status import StatusFile
+from edge_agent.inference.active_model import ActiveModel
+from edge_agent.inference.golden_proof import prove_golden
+from edge_agent.inference.onnx_session import load_onnx_session
+from edge_agent.pipelines import Pipelines
+from edge_agent.telemetry.procfs_host import ProcfsHost
+from edge_agent.telemetry.publisher import Publisher
+from edge_agent.telemetry.sql_outbox import SqlOutbox
+from edge_agent.updates.file_journal import FileJournal, FileTarget
+from edge_agent.updates.file_slots import FileSlots
+from edge_agent.updates.receipts import ReceiptMaker
+from edge_agent.updates.repository_source import RepositorySource
+from edge_agent.updates.transfer import BlockTransfer
+from edge_agent.updates.tuf_verifier import TufVerifier
+from edge_agent.updates.updater import Updater
+from edge_agent.uplink.announcer import Announcer
+from edge_agent.uplink.file_identity import FileIdentity
+from edge_agent.uplink.procfs_machine import read_boot_id, read_hardware
+from edge_agent.uplink.renewal import Renewal
+from edge_agent.uplink.target_inbox import TargetInbox
+from shared.clock import Clock
+from shared.durable_file import make_folder
+from shared.errors import UnavailableError
+from shared.link.paho_link import LinkSettings, PahoLink
+from shared.release.receipt import sign_receipt
+from shared.wire.blocks import BlockRequest
+from shared.wire.presence import Presence
+from shared.wire.topics import device_filters
+from shared.worker import Worker
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+
+
+class Agent:
+    """Everything that runs on one device. `run` once."""
+
+    def __init__(self, config: AgentConfig, state: Path, clock: Clock) -> None:
+        """Build every part; nothing runs and nothing is sent yet.
+
+        Args: state: the folder of this agent, which has joined a hub.
+
+        Raises UnavailableError `identity.missing` or another of the identity's, `agent.running`.
+        """
+        self._config = config
+        self._clock = clock
+        self._lock = _lock(state)
+        self._identity = FileIdentity(state / "identity")
+        self._identity.check()
+        self._device = self._identity.device_id
+        self._models = {name: ActiveModel(name) for name in config.models}
+        self._outbox = SqlOutbox(state / "outbox.db", config.outbox, clock)
+        self._host = ProcfsHost(state, clock)
+        self._link = self._build_link()
+        self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
+        self._transfer = BlockTransfer(self._request_blocks, clock, config.transfer)
+        self._pipelines = Pipelines(
+            config.pipelines,
+            self._models,
+            outbox=self._outbox,
+            telemetry=config.telemetry,
+            clock=clock,
+        )
+        self._updater = self._build_updater(state)
+        self._renewal = Renewal(self._identity, self._link, clock=clock)
+        self._announcer = Announcer(
+            self._link,
+            self._device,
+            birth=Presence(
+                is_online=True,
+                reason="started",
+                agent_version=version("isthmus"),
+                boot_id=read_boot_id(),
+                hardware=read_hardware(),
+            ),
+            updater=self._updater,
+            outbox=self._outbox,
+            clock=clock,
+        )
+        self._inbox = TargetInbox(
+            self._link,
+            updater=self._updater,
+            publisher=self._publisher,
+            transfer=self._transfer,
+            renewal=self._renewal,
+            announcer=self._announcer,
+        )
+        self._status = StatusFile(state / "run" / "status.json")
+        # In the order of start; stopped the other way round.
+        self._workers = [
+            Worker(name, run, clock=clock)
+            for name, run in (
+                ("outbox", self._outbox.run),
+                ("inbox", self._inbox.run),
+                ("publisher", self._publisher.run),
+                ("announcer", self._announcer.run),
+                ("renewal", self._renewal.run),
+                ("updater", self._updater.run),
+            )
+        ]
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set. Raises UnavailableError if a part cannot go on."""
+        log.info("agent.starting", extra={"device": self._device})
+        try:
+            self._updater.start()
+            self._pipelines.follow(self._wanted_pipelines())
+            for worker in self._workers:
+                worker.start()
+            self._link.start()
+            log.info("agent.started", extra={"device": self._device})
+            self._tick_until(stop)
+        finally:
+            self._stop()
+
+    def _tick_until(self, stop: threading.Event) -> None:
+        host_s = self._clock.monotonic_s()
+        while not stop.is_set():
+            self._pipelines.follow(self._wanted_pipelines())
+            self._pipelines.tick()
+            now_s = self._clock.monotonic_s()
+            if now_s - host_s >= self._config.telemetry.host_s:
+                host_s = now_s
+                self._outbox.append(self._host.read())
+            self._status.write(
+                report=self._updater.report(),
+                device=self._device,
+                hub_url=self._identity.hub.url,
+                is_connected=self._link.is_connected,
+                outbox=self._outbox,
+                crashes={worker.name: worker.crashes_count for worker in self._workers},
+                now_s=self._clock.now_s(),
+            )
+            for worker in self._workers:
+                if worker.fatal is not None:
+                    raise worker.fatal
+            self._clock.wait(stop, TICK_S)
+
+    def _stop(self) -> None:
+        log.info("agent.stopping", extra={"device": self._device})
+        self._pipelines.stop()
+        for worker in reversed(self._workers):
+            worker.request_stop()
+        for worker in reversed(self._workers):
+            if worker.is_alive:
+                worker.stop()
+        self._link.stop()
+        self._outbox.close()
+        self._status.remove()
+        os.close(self._lock)
+
+    def _wanted_pipelines(self) -> tuple[str, ...] | None:
+        target = self._updater.target
+        return None if target is None else target.pipelines
+
+    def _request_blocks(self, request: BlockRequest) -> None:
+        self._link.publish(self._device, request)
+
+    def _build_link(self) -> PahoLink:
+        hub, link = self._identity.hub, self._config.link
+        return PahoLink(
+            settings=LinkSettings(
+                host=hub.broker_host,
+                port=hub.broker_port,
+                ca_path=str(self._identity.ca_path),
+                certificate_path=str(self._identity.certificate_path),
+                key_path=str(self._identity.key_path),
+                keepalive_s=link.keepalive_s,
+                backoff_s_min=link.backoff_s_min,
+                backoff_s_max=link.backoff_s_max,
+            ),
+            client=self._device,
+            filters=device_filters(self._device),
+            clock=self._clock,
+            with_last_will=True,
+        )
+
+    def _build_updater(self, state: Path) -> Updater:
+        settings = self._config.updates
+        verifier = TufVerifier(self._transfer, folder=state / "tuf", bootstrap=self._identity.root)
+        return Updater(
+            models=self._models,
+            source=RepositorySource(self._transfer, verifier),
+            load_session=load_onnx_session,
+            prove_golden=prove_golden,
+            slots=FileSlots(state / "releases", free_bytes_min=settings.free_bytes_min),
+            journals=FileJournal(state / "journal"),
+            target_file=FileTarget(state / "target.json"),
+            receipts=ReceiptMaker(
+                device=self._device,
+                boot_id=read_boot_id(),
+                sign=lambda receipt: sign_receipt(receipt, self._identity.key),
+                config_digest=self._config.digest_for,
+                clock=self._clock,
+            ),
+            pipelines=self._pipelines.reports,
+            clock=self._clock,
+            settings=settings,
+        )
+
+
+def _lock(state: Path) -> int:
+    """Return the descriptor that holds this folder for this process, until it ends."""
+    make_folder(state / "run", mode=0o700)
+    descriptor = os.open(state / "run" / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UnavailableError(
+            "agent.running",
+            f"Another agent runs with the state folder {state}.",
+            remedy="Stop it, or give this one a folder of its own with --state.",
+        ) from error
+    return descriptor

@@ -1,0 +1,84 @@
+"""The agent's whole configuration: each part's settings, put together and read once, at start.
+
+One TOML file: `[[pipelines]]`, each with a source, a model's name, how to decide, and who is told.
+What must not live here: what a setting means (that is beside the part that owns it).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edge_agent.decisions.settings import DecisionSettings
+from edge_agent.sources.settings import SourceSettings
+from edge_agent.telemetry.publisher import PublisherSettings
+from edge_agent.telemetry.sinks import HubSinkSettings, SinkSettings
+from edge_agent.telemetry.sql_outbox import OutboxSettings
+from edge_agent.updates.transfer import TransferSettings
+from edge_agent.updates.updater import UpdateSettings
+from shared.release.digest import digest_of
+from shared.settings import Settings, load_toml
+from shared.wire.limits import Name
+from shared.wire.target import PIPELINES_MAX
+
+SINKS_MAX = 8
+
+
+class PipelineSettings(Settings, frozen=True):
+    """Source -> model -> decisions -> sinks."""
+
+    name: Name
+    model: Name
+    source: SourceSettings
+    decisions: DecisionSettings = DecisionSettings()
+    sinks: Annotated[tuple[SinkSettings, ...], Meta(max_length=SINKS_MAX)] = (HubSinkSettings(),)
+
+
+class TelemetrySettings(Settings, frozen=True):
+    """How often the hub is told numbers."""
+
+    window_s: Annotated[float, Meta(ge=0.5, le=3600.0)] = 10.0
+    host_s: Annotated[float, Meta(ge=1.0, le=3600.0)] = 30.0
+
+
+class ReconnectSettings(Settings, frozen=True):
+    """How patient the connection to the hub is."""
+
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    backoff_s_min: Annotated[float, Meta(ge=0.1, le=60.0)] = 1.0
+    backoff_s_max: Annotated[float, Meta(ge=1.0, le=3600.0)] = 60.0
+
+
+class AgentConfig(Settings, frozen=True):
+    """The whole file."""
+
+    pipelines: Annotated[tuple[PipelineSettings, ...], Meta(min_length=1, max_length=PIPELINES_MAX)]
+    log_level: str = "INFO"
+    outbox: OutboxSettings = OutboxSettings()
+    publisher: PublisherSettings = PublisherSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    transfer: TransferSettings = TransferSettings()
+    updates: UpdateSettings = UpdateSettings()
+    link: ReconnectSettings = ReconnectSettings()
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot."""
+        names = [pipeline.name for pipeline in self.pipelines]
+        if len(set(names)) != len(names):
+            raise ValueError("two pipelines have the same name")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Return the names of the models that pipelines use, each once, in order."""
+        return tuple(dict.fromkeys(pipeline.model for pipeline in self.pipelines))
+
+    def digest_for(self, model: str) -> str:
+        """Return the SHA-256 of the settings of every pipeline that uses `model`."""
+        users = [pipeline for pipeline in self.pipelines if pipeline.model == model]
+        return digest_of(msgspec.json.encode(users, order="deterministic"))
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Return the configuration file. Raises ContractError naming the key that is wrong."""
+    return load_toml(path, AgentConfig)

@@ -1,0 +1,206 @@
+"""Doctor: what may keep this device from its work, each finding with how to fix it.
+
+A finding is a value; looking is done here, one function per question, none of them changes
+anything. What must not live here: printing.
+"""
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edge_agent.config import AgentConfig, load_config
+from edge_agent.file_status import StatusFile
+from edge_agent.sources.opening import open_source
+from edge_agent.uplink.file_identity import FileIdentity
+from edge_agent.uplink.http_enrolment import fetch_introduction, parse_hub_url
+from shared.clock import Clock, now_ms
+from shared.errors import IsthmusError
+from shared.findings import Finding, Level
+
+CONNECT_S_MAX = 5.0
+SOURCE_S_MAX = 10.0
+CLOCK_DIFFERENCE_S_MAX = 300
+CERTIFICATE_DAYS_MIN = 14
+DISK_BYTES_MIN = 500 << 20
+DAY_S = 86_400
+
+
+def examine(state: Path, config: Path | None, clock: Clock) -> Iterator[Finding]:
+    """Yield one finding after the other, in the order in which they should be fixed."""
+    yield _state(state)
+    identity = FileIdentity(state / "identity")
+    yield _identity(identity)
+    if identity.is_joined:
+        yield from _guarded("certificate", lambda: _certificate(identity, clock))
+        yield from _guarded("clock", lambda: _clock(identity, clock))
+        yield from _guarded("broker", lambda: _broker(identity))
+    if config is not None:
+        yield from _configuration(config, clock)
+    yield _disk(state)
+    yield _running(state, clock)
+
+
+def _guarded(topic: str, look: Callable[[], Finding]) -> Iterator[Finding]:
+    try:
+        yield look()
+    except IsthmusError as error:
+        yield Finding(topic, Level.BAD, error.message, error.remedy)
+
+
+def _state(state: Path) -> Finding:
+    if not state.is_dir():
+        return Finding(
+            "state folder",
+            Level.WARNING,
+            f"{state} is not there yet.",
+            "It is made when the device joins; name another with --state.",
+        )
+    if not os.access(state, os.W_OK):
+        return Finding(
+            "state folder",
+            Level.BAD,
+            f"{state} cannot be written by this user.",
+            f"chown -R $(id -un) {state}",
+        )
+    return Finding("state folder", Level.GOOD, str(state))
+
+
+def _identity(identity: FileIdentity) -> Finding:
+    if not identity.is_joined:
+        return Finding(
+            "identity",
+            Level.BAD,
+            "This device has not joined a hub.",
+            "On the hub run `cloud-hub token create`, then here the command that it prints.",
+        )
+    try:
+        identity.check()
+    except IsthmusError as error:
+        return Finding("identity", Level.BAD, error.message, error.remedy)
+    hub = identity.hub
+    return Finding("identity", Level.GOOD, f"{hub.device_id} of the hub {hub.url}")
+
+
+def _certificate(identity: FileIdentity, clock: Clock) -> Finding:
+    expires_s = identity.certificate.not_valid_after_utc.timestamp()
+    days = (expires_s - clock.now_s()) / DAY_S
+    if days < 0:
+        return Finding(
+            "certificate",
+            Level.BAD,
+            f"It expired {-days:.0f} days ago, or this device's clock is wrong.",
+            "Check the clock; else make a new token on the hub and join again with --again.",
+        )
+    level = Level.WARNING if days < CERTIFICATE_DAYS_MIN else Level.GOOD
+    remedy = "It renews itself while the agent reaches the hub." if level is Level.WARNING else ""
+    return Finding("certificate", level, f"good for {days:.0f} more days", remedy)
+
+
+def _clock(identity: FileIdentity, clock: Clock) -> Finding:
+    introduction = fetch_introduction(parse_hub_url(identity.hub.url))
+    ahead_s = (now_ms(clock) - introduction.now_ms) / 1000
+    if abs(ahead_s) > CLOCK_DIFFERENCE_S_MAX:
+        return Finding(
+            "clock",
+            Level.BAD,
+            f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the hub's.",
+            "timedatectl set-ntp true",
+        )
+    return Finding("clock", Level.GOOD, f"within {abs(ahead_s):.1f} s of the hub's")
+
+
+def _broker(identity: FileIdentity) -> Finding:
+    hub = identity.hub
+    where = f"{hub.broker_host}:{hub.broker_port}"
+    tls = ssl.create_default_context(cafile=str(identity.ca_path))
+    tls.load_cert_chain(identity.certificate_path, identity.key_path)
+    address = (hub.broker_host, hub.broker_port)
+    try:
+        with (
+            socket.create_connection(address, timeout=CONNECT_S_MAX) as plain,
+            tls.wrap_socket(plain, server_hostname=hub.broker_host),
+        ):
+            pass
+    except ssl.SSLError as error:
+        return Finding(
+            "broker",
+            Level.BAD,
+            f"{where} answers, but TLS fails: {error.reason or error}.",
+            "If the hub was set up anew, join it again with --again.",
+        )
+    except OSError as error:
+        return Finding(
+            "broker",
+            Level.BAD,
+            f"{where} cannot be reached: {error}.",
+            f"Let this device through to TCP port {hub.broker_port} of the hub.",
+        )
+    return Finding("broker", Level.GOOD, f"{where} answers over TLS")
+
+
+def _configuration(path: Path, clock: Clock) -> Iterator[Finding]:
+    try:
+        config = load_config(path)
+    except IsthmusError as error:
+        yield Finding("configuration", Level.BAD, error.message, error.remedy)
+        return
+    count = len(config.pipelines)
+    yield Finding("configuration", Level.GOOD, f"{path}: {count} pipeline{'s'[: count != 1]}")
+    yield from _sources(config, clock)
+
+
+def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:
+    for pipeline in config.pipelines:
+        topic = f"source of {pipeline.name}"
+        source = open_source(pipeline.source, clock)
+        stop = threading.Event()
+        timer = threading.Timer(SOURCE_S_MAX, stop.set)
+        timer.start()
+        try:
+            source.open()
+            item = source.read(stop)
+        except IsthmusError as error:
+            yield Finding(topic, Level.BAD, error.message, error.remedy)
+            continue
+        finally:
+            timer.cancel()
+            source.close()
+        if item is None:
+            yield Finding(
+                topic,
+                Level.WARNING,
+                f"{source.description} gave nothing within {SOURCE_S_MAX:.0f} s.",
+                "Check that it is switched on, and that no other program holds it.",
+            )
+        else:
+            yield Finding(topic, Level.GOOD, f"{source.description} gives items")
+
+
+def _disk(state: Path) -> Finding:
+    existing = next(folder for folder in (state, *state.parents) if folder.is_dir())
+    status = os.statvfs(existing)
+    free = status.f_bavail * status.f_frsize
+    if free < DISK_BYTES_MIN:
+        return Finding(
+            "disk",
+            Level.WARNING,
+            f"{free >> 20} MiB free at {existing}.",
+            f"Make room: releases and the outbox want {DISK_BYTES_MIN >> 20} MiB.",
+        )
+    return Finding("disk", Level.GOOD, f"{free >> 20} MiB free")
+
+
+def _running(state: Path, clock: Clock) -> Finding:
+    status = StatusFile(state / "run" / "status.json").read(now_s=clock.now_s())
+    if status is None:
+        return Finding(
+            "agent", Level.WARNING, "It does not run.", "edge-agent run --config agent.toml"
+        )
+    if not status.is_connected:
+        return Finding(
+            "agent", Level.WARNING, "It runs, but has no connection to the hub.", "See above."
+        )
+    return Finding("agent", Level.GOOD, f"runs, connected, process {status.pid}")

@@ -1,0 +1,1 @@
+"""Item to raw outputs to Decision: the hot path."""

@@ -1,0 +1,1 @@
+"""Frames and sensor windows in."""

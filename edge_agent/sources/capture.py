@@ -1,0 +1,130 @@
+"""CaptureLoop: from a source into a mailbox, over every interruption.
+
+1. RUNNING while items come; RECONNECTING from a TransientError until the next item; ENDED when the
+   source says so; FAILED on a ContractError, which no retry mends.
+2. Between two tries it waits with backoff; only an item resets the backoff, so that a stream
+   that opens and gives nothing is not asked in a tight loop.
+3. An interruption is logged once when it begins and once when it is over, not at every try.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_agent.sources.mailbox import Mailbox
+from edge_agent.sources.source import Source
+from shared.backoff import Backoff
+from shared.clock import Clock
+from shared.errors import ContractError, TransientError
+
+log = logging.getLogger(__name__)
+
+RETRY_S_MIN = 0.5
+RETRY_S_MAX = 30.0
+
+
+class CaptureState(StrEnum):
+    """See rule 1; the words are those of the Report."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RECONNECTING = "reconnecting"
+    ENDED = "ended"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatus:
+    """How a source stands."""
+
+    state: CaptureState
+    detail: str = ""
+    code: str = ""  # Of the error, where there is one
+
+
+class CaptureLoop:
+    """See the rules above. `run` in a thread of its own; `status` from any."""
+
+    def __init__(self, source: Source, mailbox: Mailbox, clock: Clock, *, name: str = "") -> None:
+        """Args: `name` is the pipeline's, for the log."""
+        self._source = source
+        self._mailbox = mailbox
+        self._clock = clock
+        self._name = name
+        self._status = CaptureStatus(CaptureState.STARTING)
+        self._interruptions_count = 0
+
+    @property
+    def status(self) -> CaptureStatus:
+        """Return how the source stands."""
+        return self._status
+
+    @property
+    def interruptions_count(self) -> int:
+        """Return how often the source was lost."""
+        return self._interruptions_count
+
+    def run(self, stop: threading.Event) -> None:
+        """Capture until `stop` is set or the source ends or fails."""
+        backoff = Backoff(delay_s_min=RETRY_S_MIN, delay_s_max=RETRY_S_MAX)
+        try:
+            while not stop.is_set():
+                try:
+                    self._capture(stop, backoff)
+                except TransientError as error:
+                    self._note_interruption(error)
+                    self._source.close()
+                    self._clock.wait(stop, backoff.next_delay_s())
+                except ContractError as error:
+                    self._note_failure(error)
+                    return
+                else:
+                    self._note_end(is_stopped=stop.is_set())
+                    return
+            self._note_end(is_stopped=True)
+        finally:
+            self._source.close()
+
+    def _capture(self, stop: threading.Event, backoff: Backoff) -> None:
+        """Hand items over until the source ends or `stop` is set."""
+        self._source.open()
+        while (item := self._source.read(stop)) is not None:
+            if self._status.state is not CaptureState.RUNNING:
+                self._note_item()
+                backoff.reset()
+            if not self._mailbox.put(item, stop):
+                return
+
+    def _note_item(self) -> None:
+        event = "source.running"
+        if self._status.state is CaptureState.RECONNECTING:
+            event = "source.back"
+        log.info(event, extra={"pipeline": self._name, "source": self._source.description})
+        self._status = CaptureStatus(CaptureState.RUNNING)
+
+    def _note_interruption(self, error: TransientError) -> None:
+        if self._status.state is not CaptureState.RECONNECTING:
+            self._interruptions_count += 1
+            log.warning(
+                "source.lost",
+                extra={"pipeline": self._name, "code": error.code, "detail": str(error)},
+            )
+        self._status = CaptureStatus(CaptureState.RECONNECTING, str(error), error.code)
+
+    def _note_failure(self, error: ContractError) -> None:
+        log.error(
+            "source.failed",
+            extra={"pipeline": self._name, "code": error.code, "detail": str(error)},
+        )
+        self._status = CaptureStatus(CaptureState.FAILED, str(error), error.code)
+        self._mailbox.end()
+
+    def _note_end(self, *, is_stopped: bool) -> None:
+        if is_stopped:
+            self._status = CaptureStatus(CaptureState.STOPPED)
+            return
+        log.info("source.ended", extra={"pipeline": self._name, "source": self._source.description})
+        self._status = CaptureStatus(CaptureState.ENDED)
+        self._mailbox.end()

@@ -1,0 +1,182 @@
+"""CsvSource: a recording of sensors, replayed row by row as windows.
+
+1. The first line names the columns. A cell that is empty or not a finite number is a missing value;
+   what becomes of it is in windowing.py.
+2. Times are seconds or ISO 8601 (without an offset: UTC). A row whose time cannot be read, or goes
+   back, cuts the window; so does a pause above `gap_s_max`.
+3. With `loop` the file starts again at its end; the window is cut at the seam.
+"""
+
+import csv
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from edge_agent.sources.item import Window
+from edge_agent.sources.pacer import Pacer
+from edge_agent.sources.settings import CsvSettings, Delivery
+from edge_agent.sources.windowing import RollingWindow
+from shared.clock import Clock, now_ms
+from shared.errors import ContractError
+
+PAUSE_S_MAX = 3600.0  # A longer pause between two timestamps is not waited out
+COLUMNS_SHOWN_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where the wanted columns stand."""
+
+    values: tuple[int, ...]
+    time: int | None
+
+
+class CsvSource:
+    """Implements Source; see the rules above."""
+
+    def __init__(self, settings: CsvSettings, clock: Clock) -> None:
+        """Open nothing yet."""
+        self._settings = settings
+        self._clock = clock
+        self._pacer = Pacer(clock)
+        self._window = RollingWindow(settings.window, channels_count=len(settings.columns))
+        self._file: IO[str] | None = None
+        self._rows: Iterator[list[str]] = iter(())
+        self._columns = _Columns((), None)
+        self._last_time_s = math.nan
+        self._sequence = 0
+        self._windows_in_pass = 0
+
+    @property
+    def is_every_item(self) -> bool:
+        """Whether every item counts."""
+        return self._settings.delivery is Delivery.EVERY
+
+    @property
+    def description(self) -> str:
+        """Return what it is."""
+        return f"the file {self._settings.path}"
+
+    def open(self) -> None:
+        """Open the file and find the columns.
+
+        Raises ContractError `source.missing`, `source.column` or `source.undecodable`.
+        """
+        self.close()
+        path = Path(self._settings.path)
+        try:
+            self._file = path.open(encoding="utf-8-sig", newline="")
+        except OSError as error:
+            raise ContractError(
+                "source.missing", f"Cannot read {path}: {error.strerror}.", remedy="Check the path."
+            ) from error
+        self._rows = csv.reader(self._file)
+        header = self._next_row() or []
+        time_column = self._settings.time_column
+        self._columns = _Columns(
+            values=tuple(self._find(name, header) for name in self._settings.columns),
+            time=self._find(time_column, header) if time_column else None,
+        )
+        self._window.cut()
+        self._last_time_s = math.nan
+        self._windows_in_pass = 0
+
+    def read(self, stop: threading.Event) -> Window | None:
+        """Return the next window when its last row is due."""
+        while not stop.is_set():
+            row = self._next_row()
+            if row is None:
+                if not self._starts_again():
+                    return None
+                continue
+            if not self._wait(row, stop):
+                return None
+            samples = self._window.push(self._values(row))
+            if samples is not None:
+                self._windows_in_pass += 1
+                self._sequence += 1
+                at_s = self._clock.monotonic_s()
+                return Window(samples, self._sequence - 1, now_ms(self._clock), at_s)
+        return None
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._rows = iter(())
+
+    def _starts_again(self) -> bool:
+        """Whether there is another pass; a pass without a window would go on for ever."""
+        if not self._windows_in_pass:
+            raise ContractError(
+                "source.empty",
+                f"{self._settings.path} has no {self._settings.window.samples} good rows together.",
+                remedy="Use a shorter window, or check the values.",
+            )
+        if self._settings.loop:
+            self.open()
+        return self._settings.loop
+
+    def _next_row(self) -> list[str] | None:
+        """Return the next row that is not empty; None at the end."""
+        try:
+            return next((row for row in self._rows if row), None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ContractError(
+                "source.undecodable", f"{self._settings.path} is not CSV in UTF-8: {error}."
+            ) from error
+
+    def _find(self, name: str, header: Sequence[str]) -> int:
+        names = [column.strip() for column in header]
+        if name in names:
+            return names.index(name)
+        shown = ", ".join(names[:COLUMNS_SHOWN_MAX]) or "none"
+        more = ", ..." if len(names) > COLUMNS_SHOWN_MAX else ""
+        raise ContractError(
+            "source.column",
+            f"{self._settings.path} has no column {name!r}.",
+            remedy=f"Its columns are: {shown}{more}.",
+        )
+
+    def _values(self, row: Sequence[str]) -> list[float]:
+        return [_number(row[at]) if at < len(row) else math.nan for at in self._columns.values]
+
+    def _wait(self, row: Sequence[str], stop: threading.Event) -> bool:
+        """Wait until `row` is due; cut the window where time is broken. False if `stop` was set."""
+        at = self._columns.time
+        if at is None:
+            rate_hz = self._settings.rate_hz
+            return self._pacer.wait(1.0 / rate_hz if rate_hz else 0.0, stop)
+        time_s = _time_s(row[at]) if at < len(row) else math.nan
+        pause_s = time_s - self._last_time_s
+        self._last_time_s = time_s
+        gap_s_max = self._settings.window.gap_s_max
+        if not pause_s >= 0 or (gap_s_max and pause_s > gap_s_max):
+            self._window.cut()
+        wait_s = min(pause_s, PAUSE_S_MAX) / self._settings.speed if pause_s > 0 else 0.0
+        return self._pacer.wait(wait_s, stop)
+
+
+def _number(text: str) -> float:
+    """Return a cell as a number, NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _time_s(text: str) -> float:
+    """Return a cell as seconds since 1970, NaN if it is no time."""
+    seconds = _number(text)
+    if math.isfinite(seconds):
+        return seconds
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return math.nan
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

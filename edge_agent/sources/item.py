@@ -1,0 +1,34 @@
+"""Frame and Window: what a source gives. Values only.
+
+An item's sequence number says where it stood at its source, from 0; a skipped item leaves a gap.
+`captured_ms` is wall-clock time for people and for the hub; `captured_s` is the monotonic clock's,
+for latencies.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture."""
+
+    pixels: NDArray[np.uint8]  # (H, W, 3) BGR
+    sequence: int
+    captured_ms: int
+    captured_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The newest samples of a sensor, oldest first."""
+
+    samples: NDArray[np.float32]  # (T, C)
+    sequence: int
+    captured_ms: int  # When its last sample came
+    captured_s: float
+
+
+Item = Frame | Window

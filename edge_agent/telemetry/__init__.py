@@ -1,0 +1,1 @@
+"""What the device tells: windows of numbers, the durable outbox, the publisher."""

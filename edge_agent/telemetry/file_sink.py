@@ -1,0 +1,88 @@
+"""FileSink: decisions as JSON lines in a file on the device, bounded in bytes.
+
+1. One line per decision, written as it comes. What a file holds past `bytes_max` goes to
+   `<name>.1`, which goes to `<name>.2`, … up to `files_max` files in all; the oldest is deleted.
+2. A disk that is full costs lines (counted), never the pipeline.
+3. Belongs to one pipeline's thread; two sinks must not share a path.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import msgspec
+from msgspec import Meta
+
+from edge_agent.decisions.decision import Decision, ItemResult
+from shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class FileSinkSettings(Settings, frozen=True, tag="jsonl", tag_field="kind"):
+    """Where decisions are written, and how much of it is kept."""
+
+    path: str
+    bytes_max: Annotated[int, Meta(ge=4096, le=1 << 40)] = 16 << 20  # Of one file
+    files_max: Annotated[int, Meta(ge=1, le=1000)] = 4
+
+
+class FileSink:
+    """See the rules above."""
+
+    def __init__(self, settings: FileSinkSettings) -> None:
+        """Append to the file at `settings.path`, whose folder is made if it is missing."""
+        self._settings = settings
+        self._path = Path(settings.path)
+        self._file: TextIO | None = None
+        self._size = 0
+        self.lost_count = 0
+
+    def __call__(self, result: ItemResult) -> None:
+        """Write one line if `result` is a Decision."""
+        if not isinstance(result, Decision):
+            return
+        try:
+            self._write(msgspec.json.encode(result).decode() + "\n")
+        except (OSError, msgspec.MsgspecError, TypeError) as error:
+            if self.lost_count == 0:
+                log.warning("file_sink.lost", extra={"path": str(self._path), "text": str(error)})
+            self.lost_count += 1
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError:  # What could not be written goes with the file
+                log.debug("file_sink.close_failed")
+            self._file = None
+
+    def _write(self, line: str) -> None:
+        size = len(line.encode())
+        if self._file is None:
+            self._open()
+        if self._size > 0 and self._size + size > self._settings.bytes_max:
+            self.close()
+            self._rotate()
+            self._open()
+        assert self._file is not None
+        self._file.write(line)  # Line-buffered: one write to the kernel, none to the disk
+        self._size += size
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        self._size = self._path.stat().st_size
+
+    def _rotate(self) -> None:
+        """Move <name>.2 to <name>.3, <name>.1 to <name>.2, <name> to <name>.1."""
+        for number in range(self._settings.files_max - 1, 0, -1):
+            younger = self._numbered(number - 1)
+            if younger.exists():
+                younger.replace(self._numbered(number))
+        self._path.unlink(missing_ok=True)  # Only there still if files_max is 1
+
+    def _numbered(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path

@@ -1,0 +1,313 @@
+"""run_try: a model on a source, without a hub: what it concludes, how fast, how much memory.
+
+The same source, session, runner and decisions as in a pipeline; only the update part is left out.
+Where no source settings are given, `guess_source` tells them from a path or an address.
+
+What must not live here: printing (the command line's), anything that enrols or sends.
+"""
+
+import resource
+import statistics
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.decisions.settings import DecisionSettings
+from edge_agent.inference.item_runner import ItemRunner
+from edge_agent.inference.onnx_session import load_onnx_session
+from edge_agent.inference.opencv_snapshot import write_snapshot
+from edge_agent.sources.item import Frame, Item
+from edge_agent.sources.opening import open_source
+from edge_agent.sources.settings import (
+    CameraSettings,
+    CsvSettings,
+    FolderSettings,
+    MqttSettings,
+    Pace,
+    SourceSettings,
+    StreamSettings,
+    VideoSettings,
+    WindowSettings,
+)
+from edge_agent.sources.source import Source
+from shared.clock import Clock, SystemClock
+from shared.errors import ContractError, RefusedError
+from shared.model.spec import ModelSpec, WindowInput, parse_spec
+from shared.wire.records import Classified, Detected, Outcome, Scored
+
+ITEMS_DEFAULT = 1000
+LABELS_SHOWN_MAX = 20
+LATENCIES_MAX = 100_000
+STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "tcp://", "udp://")
+
+
+@dataclass(frozen=True, slots=True)
+class TrySummary:
+    """What came of a try."""
+
+    model: str
+    runtime: str
+    source: str
+    items: int
+    items_failed: int
+    first_failure: str
+    seconds: float
+    fps: float  # Items a second, capture included
+    inference_ms_p50: float
+    inference_ms_p95: float
+    rss_mb_max: float  # Of this process, from its start
+    confidence_mean: float
+    labels: dict[str, int]  # Items of a class; boxes of a class; "anomalous" and "normal"
+    items_with_boxes: int
+    snapshot: str  # Where it was written; empty if it was not
+
+
+def run_try(
+    model: Path,
+    spec: Path,
+    source: SourceSettings | str,
+    *,
+    items_max: int = ITEMS_DEFAULT,
+    snapshot: Path | None = None,
+    settings: DecisionSettings | None = None,
+    clock: Clock | None = None,
+    stop: threading.Event | None = None,
+) -> TrySummary:
+    """Return what `model` does with the first `items_max` items of `source`.
+
+    Args:
+        model: the ONNX file.
+        spec: its ModelSpec as TOML.
+        source: settings, or a path or address for `guess_source`.
+        items_max: 0 goes on to the end of the source.
+        snapshot: where to write the frame of which the model is surest, as a PNG.
+        settings: how this device reads outputs.
+        clock: for tests.
+        stop: set to end early; what was seen until then is returned.
+
+    Raises:
+        ContractError: the spec or the source is wrong.
+        TransientError: a stream or camera cannot be reached; a try does not retry.
+        RefusedError: the model cannot be loaded or does not fit, or the snapshot not be written.
+    """
+    clock = clock or SystemClock()
+    model_spec = parse_spec(_read(spec), name=str(spec))
+    session = load_onnx_session(model, model_spec)
+    source_settings = guess_source(source, model_spec) if isinstance(source, str) else source
+    opened = open_source(source_settings, clock)
+    tally = _Tally(ItemRunner(session, settings or DecisionSettings(), clock))
+    started_s = clock.monotonic_s()
+    opened.open()
+    try:
+        for item in _items(opened, items_max, stop or threading.Event()):
+            tally.add(item)
+    finally:
+        opened.close()
+    seconds = clock.monotonic_s() - started_s
+    if snapshot is not None and tally.best is not None:
+        write_snapshot(snapshot, *tally.best)
+    return tally.summary(
+        model=str(model),
+        runtime=session.runtime,
+        source=opened.description,
+        seconds=seconds,
+        snapshot=str(snapshot) if snapshot is not None and tally.best is not None else "",
+    )
+
+
+def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
+    """Return settings for a path or address that a person typed.
+
+    A folder of images; a .csv file (all its numeric columns, as many as the model's channels); an
+    rtsp or http address; "0" or "/dev/video0" for a camera; "mqtt://host:port/topic"; any other
+    file is a video. Recordings play as fast as they can.
+
+    Raises ContractError `source.missing` or `source.guess`.
+    """
+    window = WindowSettings(samples=1)
+    if isinstance(spec.input, WindowInput):
+        window = WindowSettings(samples=spec.input.samples, step=spec.input.samples)
+    path = Path(text)
+    if text.startswith("mqtt://"):
+        return _mqtt(text, window, spec.channels_count)
+    if text.startswith(STREAM_SCHEMES):
+        return StreamSettings(url=text)
+    device = text.removeprefix("/dev/video")
+    if device.isdigit() and not path.is_file():
+        return CameraSettings(device=int(device))
+    if path.is_dir():
+        return FolderSettings(path=text, fps=0.0)
+    if not path.is_file():
+        raise ContractError(
+            "source.missing",
+            f"There is no {text}.",
+            remedy="Name a video, a folder of images, a .csv file, a camera or an address.",
+        )
+    if path.suffix.lower() == ".csv":
+        return CsvSettings(
+            path=text, columns=_numeric_columns(path, spec.channels_count), window=window
+        )
+    return VideoSettings(path=text, pace=Pace.AS_FAST)
+
+
+def summary_as_json(summary: TrySummary) -> bytes:
+    """Return a summary as one line of JSON."""
+    return msgspec.json.encode(asdict(summary))
+
+
+def summary_as_text(summary: TrySummary) -> str:
+    """Return a summary for a person, several lines."""
+    found = ", ".join(f"{label} {count}" for label, count in summary.labels.items()) or "nothing"
+    lines = [
+        f"{summary.items} items of {summary.source} in {summary.seconds:.1f} s: "
+        f"{summary.fps:.1f} a second",
+        f"inference: median {summary.inference_ms_p50:.2f} ms, "
+        f"95 % within {summary.inference_ms_p95:.2f} ms ({summary.runtime})",
+        f"memory: {summary.rss_mb_max:.0f} MB at most",
+        f"found: {found}; mean confidence {summary.confidence_mean:.2f}",
+    ]
+    if summary.items_failed:
+        lines.append(f"failed: {summary.items_failed} items; the first: {summary.first_failure}")
+    if summary.snapshot:
+        lines.append(f"snapshot: {summary.snapshot}")
+    return "\n".join(lines)
+
+
+class _Tally:
+    """Counts what comes; keeps the frame of which the model is surest."""
+
+    def __init__(self, runner: ItemRunner) -> None:
+        self._runner = runner
+        self._previous: Outcome | None = None
+        self._latencies_ms: list[float] = []
+        self._confidences = 0.0
+        self._labels: Counter[str] = Counter()
+        self._items = self._items_failed = self._items_with_boxes = 0
+        self._first_failure = ""
+        self._best_rank = (-1.0, -1.0)
+        self.best: tuple[NDArray[np.uint8], Outcome] | None = None
+
+    def add(self, item: Item) -> None:
+        """Run the model on one item."""
+        self._items += 1
+        try:
+            run = self._runner.run(item, previous=self._previous)
+        except RefusedError as error:
+            self._items_failed += 1
+            self._first_failure = self._first_failure or str(error)
+            return
+        self._previous = outcome = run.conclusion.outcome
+        if len(self._latencies_ms) < LATENCIES_MAX:
+            self._latencies_ms.append(run.inference_ms)
+        self._confidences += run.conclusion.confidence
+        self._labels.update(_labels_of(outcome))
+        self._items_with_boxes += isinstance(outcome, Detected) and bool(outcome.boxes)
+        rank = _rank(outcome, run.conclusion.confidence)
+        if isinstance(item, Frame) and rank > self._best_rank:
+            self._best_rank = rank
+            self.best = (item.pixels, outcome)
+
+    def summary(
+        self, *, model: str, runtime: str, source: str, seconds: float, snapshot: str
+    ) -> TrySummary:
+        """Return what was counted."""
+        decided = self._items - self._items_failed
+        return TrySummary(
+            model=model,
+            runtime=runtime,
+            source=source,
+            items=self._items,
+            items_failed=self._items_failed,
+            first_failure=self._first_failure,
+            seconds=seconds,
+            fps=self._items / seconds if seconds > 0 else 0.0,
+            inference_ms_p50=statistics.median(self._latencies_ms or [0.0]),
+            inference_ms_p95=float(np.percentile(self._latencies_ms or [0.0], 95)),
+            rss_mb_max=_rss_mb_max(),
+            confidence_mean=self._confidences / decided if decided else 0.0,
+            labels=dict(self._labels.most_common(LABELS_SHOWN_MAX)),
+            items_with_boxes=self._items_with_boxes,
+            snapshot=snapshot,
+        )
+
+
+def _items(source: Source, items_max: int, stop: threading.Event) -> Iterator[Item]:
+    count = 0
+    while not items_max or count < items_max:
+        item = source.read(stop)
+        if item is None:
+            return
+        count += 1
+        yield item
+
+
+def _labels_of(outcome: Outcome) -> list[str]:
+    match outcome:
+        case Classified(label=label):
+            return [label]
+        case Detected(boxes=boxes):
+            return [box.label for box in boxes]
+        case Scored(is_anomalous=is_anomalous):
+            return ["anomalous" if is_anomalous else "normal"]
+
+
+def _rank(outcome: Outcome, confidence: float) -> tuple[float, float]:
+    """Return what makes a frame worth showing: sure boxes, many of them, then confidence."""
+    if isinstance(outcome, Detected):
+        return (sum(box.confidence for box in outcome.boxes), confidence)
+    return (confidence, 0.0)
+
+
+def _numeric_columns(path: Path, count: int) -> tuple[str, ...]:
+    """Return the first `count` columns whose first value is a number."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = [name.strip() for name in file.readline().rstrip("\n").split(",")]
+        first = file.readline().rstrip("\n").split(",")
+    numeric = [name for name, cell in zip(header, first, strict=False) if _is_number(cell)]
+    if len(numeric) < count:
+        raise ContractError(
+            "source.guess",
+            f"{path} has {len(numeric)} columns of numbers; the model takes {count}.",
+            remedy="Name the columns in the agent's configuration.",
+        )
+    return tuple(numeric[:count])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _mqtt(text: str, window: WindowSettings, channels_count: int) -> MqttSettings:
+    address, _, topic = text.removeprefix("mqtt://").partition("/")
+    host, _, port = address.partition(":")
+    if not topic or not host or (port and not port.isdigit()):
+        raise ContractError(
+            "source.guess", f"{text} names no topic.", remedy="Write mqtt://host:port/topic."
+        )
+    return MqttSettings(
+        host=host, port=int(port or 1883), topic=topic, window=window, channels=channels_count
+    )
+
+
+def _read(spec: Path) -> bytes:
+    try:
+        return spec.read_bytes()
+    except OSError as error:
+        raise ContractError(
+            "config.missing", f"Cannot read {spec}: {error.strerror}.", remedy="Check the path."
+        ) from error
+
+
+def _rss_mb_max() -> float:
+    """Return the most memory this process ever had, in MB (ru_maxrss is in KiB on Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

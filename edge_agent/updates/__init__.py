@@ -1,0 +1,1 @@
+"""Releases on the device: fetch, verify, prove, swap, try, settle or undo."""

@@ -1,0 +1,217 @@
+"""Journal: what the device has written down about one model, and how each step changes it.
+
+1. A journal is a value; `move` returns the next one and leaves this one as it is.
+2. The settled slot is never the attempt's slot: what runs is not written to.
+3. An attempt counts how often it was stored and how often its proof began. At STORES_MAX and
+   PROOFS_MAX a restart gives up, so that nothing loops for ever.
+4. A release that was refused or undone is remembered with the rollout that asked for it
+   (QUARANTINE_MAX of them, newest kept) and is not tried again for that rollout.
+
+What must not live here: files, time.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edge_agent.updates.machine import Effect, Event, advance
+from shared.errors import IsthmusError
+from shared.wire.limits import Count, Digest, Name, Version
+from shared.wire.report import Failure, SignedReceipt, UpdateState
+from shared.wire.target import TargetRelease
+
+QUARANTINE_MAX = 16
+STORES_MAX = 64  # Journal writes in one attempt; four are enough when nothing restarts.
+PROOFS_MAX = 3  # Processes in which one attempt may be loaded and proved.
+STARTS_MAX = 5  # Processes that may die while loading the settled release.
+TEXT_CHARS_MAX = 2000
+WITHDRAWN_CODE = "trial.withdrawn"  # The hub's own wish: not the release's fault, no quarantine.
+UNKNOWN_DIGEST = "0" * 64  # Stands in a Failure where nobody knows any more which release it was.
+UNKNOWN_ROLLOUT = "unknown"
+
+
+class Slot(StrEnum):
+    """Where a release lies on the disk."""
+
+    A = "A"
+    B = "B"
+
+    @property
+    def other(self) -> "Slot":
+        """Return the other one."""
+        return Slot.B if self is Slot.A else Slot.A
+
+
+class SettledRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the device runs and goes back to."""
+
+    slot: Slot
+    version: Version
+    manifest_digest: Digest
+    rollout: Name
+    is_tried: bool = True  # False: found on the disk and proved, but its trial is not on record
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A release on its way to being settled."""
+
+    release: TargetRelease
+    slot: Slot
+    stores_count: Count = 0
+    proofs_count: Count = 0
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A release that is not tried again for this rollout."""
+
+    manifest_digest: Digest
+    rollout: Name
+
+
+_ATTEMPTING = {
+    UpdateState.FETCHING,
+    UpdateState.STAGED,
+    UpdateState.TRIAL,
+    UpdateState.UNDOING,
+}
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that must survive a power cut."""
+
+    schema: Annotated[int, Meta(ge=1, le=1)] = 1
+    model: Name
+    state: UpdateState = UpdateState.IDLE
+    settled: SettledRelease | None = None
+    attempt: Attempt | None = None
+    failure: Failure | None = None
+    receipt: SignedReceipt | None = None  # For the settled release
+    receipt_rollout: Name | None = None  # The rollout that the receipt answers
+    quarantine: Annotated[tuple[Quarantined, ...], Meta(max_length=QUARANTINE_MAX)] = ()
+    starts_count: Count = 0  # Processes since the last one that got to serve
+
+    def __post_init__(self) -> None:
+        """Refuse what no step of ours leads to: such a file is damaged."""
+        if (self.attempt is not None) != (self.state in _ATTEMPTING):
+            raise ValueError(f"state {self.state} does not go with attempt {self.attempt}")
+        if (self.receipt is None) != (self.receipt_rollout is None):
+            raise ValueError("a receipt without its rollout, or a rollout without its receipt")
+        if self.attempt and self.settled and self.attempt.slot is self.settled.slot:
+            raise ValueError("the attempt is in the settled slot")
+
+    @property
+    def free_slot(self) -> Slot:
+        """Return the slot that may be written to."""
+        return self.settled.slot.other if self.settled else Slot.A
+
+    def is_quarantined(self, manifest_digest: str, rollout: str | None = None) -> bool:
+        """Return whether a release is not to be tried, for `rollout` (None: for any)."""
+        return any(
+            entry.manifest_digest == manifest_digest and rollout in (None, entry.rollout)
+            for entry in self.quarantine
+        )
+
+
+def move(journal: Journal, event: Event, **changes: object) -> tuple[Journal, Effect]:
+    """Return the journal after `event`, with other fields changed, and what is to be done.
+
+    Raises UnavailableError `update.bug` for an event that the table does not know.
+    """
+    step = advance(journal.state, event)
+    moved = msgspec.structs.replace(journal, state=step.state, **changes)
+    if moved.attempt is not None:
+        stored = msgspec.structs.replace(moved.attempt, stores_count=moved.attempt.stores_count + 1)
+        moved = msgspec.structs.replace(moved, attempt=stored)
+    return moved, step.effect
+
+
+def begin(journal: Journal, event: Event, release: TargetRelease) -> tuple[Journal, Effect]:
+    """Return the journal after TARGETED or RETARGETED: a fresh attempt in the free slot.
+
+    An earlier failure of the same release in the same rollout is over: it gets another chance.
+    """
+    attempt = Attempt(release=release, slot=journal.free_slot)
+    failure = journal.failure
+    if failure and (failure.manifest_digest, failure.rollout) == (
+        release.manifest_digest,
+        release.rollout,
+    ):
+        failure = None
+    return move(journal, event, attempt=attempt, failure=failure)
+
+
+def start_proof(journal: Journal, event: Event, **changes: object) -> tuple[Journal, Effect]:
+    """Return the journal after an event that leads to STAGED: one proof more."""
+    attempt = journal.attempt
+    assert attempt is not None
+    counted = msgspec.structs.replace(attempt, proofs_count=attempt.proofs_count + 1)
+    return move(journal, event, attempt=counted, **changes)
+
+
+def refuse(journal: Journal, event: Event, failure: Failure) -> tuple[Journal, Effect]:
+    """Return the journal after the attempt ended without having served."""
+    assert journal.attempt is not None
+    quarantine = quarantined(journal, journal.attempt.release, failure)
+    return move(journal, event, attempt=None, failure=failure, quarantine=quarantine)
+
+
+def settle(
+    journal: Journal, settled: SettledRelease, receipt: SignedReceipt
+) -> tuple[Journal, Effect]:
+    """Return the journal after a trial went well: the attempt's slot is the settled one."""
+    others = tuple(
+        entry for entry in journal.quarantine if entry.manifest_digest != settled.manifest_digest
+    )
+    return move(
+        journal,
+        Event.SETTLED,
+        settled=settled,
+        attempt=None,
+        failure=None,
+        receipt=receipt,
+        receipt_rollout=settled.rollout,
+        quarantine=others,
+    )
+
+
+def quarantined(
+    journal: Journal, release: TargetRelease, failure: Failure
+) -> tuple[Quarantined, ...]:
+    """Return the quarantine with `release` added, oldest dropped past its limit."""
+    if failure.code == WITHDRAWN_CODE:
+        return journal.quarantine
+    entry = Quarantined(manifest_digest=release.manifest_digest, rollout=release.rollout)
+    others = tuple(known for known in journal.quarantine if known != entry)
+    return (*others, entry)[-QUARANTINE_MAX:]
+
+
+def restart_event(journal: Journal) -> Event:
+    """Return what a start of the process means to this journal."""
+    attempt = journal.attempt
+    if attempt is None:
+        return Event.RESTARTED
+    if attempt.stores_count >= STORES_MAX:
+        return Event.GAVE_UP
+    is_alone_in_trial = journal.state is UpdateState.TRIAL and journal.settled is None
+    needs_proof = journal.state is UpdateState.STAGED or is_alone_in_trial
+    if needs_proof and attempt.proofs_count >= PROOFS_MAX:
+        return Event.GAVE_UP
+    return Event.RESTARTED_ALONE if is_alone_in_trial else Event.RESTARTED
+
+
+def failure_of(release: TargetRelease, error: IsthmusError) -> Failure:
+    """Return why `release` was not kept, from the error that said so."""
+    return failure_for(release, error.code, str(error))
+
+
+def failure_for(release: TargetRelease, code: str, text: str) -> Failure:
+    """Return why `release` was not kept."""
+    return Failure(
+        version=release.version,
+        manifest_digest=release.manifest_digest,
+        rollout=release.rollout,
+        code=code,
+        text=text[:TEXT_CHARS_MAX],
+    )

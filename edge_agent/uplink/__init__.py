@@ -1,0 +1,1 @@
+"""The device's identity, how it joins a hub, and what comes down from it."""

@@ -1,0 +1,1 @@
+"""The contract between devices and the hub: what both sides must read the same way."""

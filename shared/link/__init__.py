@@ -1,0 +1,1 @@
+"""One connection to the broker, over paho-mqtt or in memory."""

@@ -1,0 +1,88 @@
+"""Report: what one device runs and how its updates stand. Retained; the newest is the truth."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from shared.wire.limits import (
+    Code,
+    Count,
+    Digest,
+    LongText,
+    Name,
+    Share,
+    ShortText,
+    UnixMs,
+    Version,
+)
+from shared.wire.target import MODELS_MAX, PIPELINES_MAX
+
+RECEIPT_BYTES_MAX = 2048
+SIGNATURE_BYTES_MAX = 128
+
+
+class UpdateState(StrEnum):
+    """Where one model's update stands on one device; the table is in updates/machine.py."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    STAGED = "staged"
+    TRIAL = "trial"
+    UNDOING = "undoing"
+    REFUSED = "refused"
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why the device did not keep a release."""
+
+    version: Version
+    manifest_digest: Digest
+    rollout: Name
+    code: Code  # "trial.worse", "tuf.expired", "golden.mismatch", …
+    text: LongText
+    undo_ms: Count | None = None  # From deciding to undo until the old release served again
+
+
+class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Receipt (shared/release/receipt.py) as bytes, and the device key's signature over them."""
+
+    payload: Annotated[bytes, Meta(max_length=RECEIPT_BYTES_MAX)]
+    signature: Annotated[bytes, Meta(max_length=SIGNATURE_BYTES_MAX)]
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model on the device. Version 0 means that nothing runs yet."""
+
+    model: Name
+    state: UpdateState
+    version: Annotated[int, Meta(ge=0, le=1_000_000)]
+    manifest_digest: Digest | None = None
+    precision: ShortText = ""
+    target_version: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    rollout: ShortText = ""
+    progress: Share = 0.0  # Of the download
+    trial_items: Count = 0
+    failure: Failure | None = None  # The last one; cleared by the next release that settles
+    receipt: SignedReceipt | None = None  # For what runs now
+
+
+class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pipeline on the device."""
+
+    pipeline: Name
+    model: Name
+    state: ShortText  # "running", "waiting for a model", "reconnecting", "ended", "stopped"
+    detail: LongText = ""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of what one device runs."""
+
+    schema: ClassVar[int] = 1
+
+    target_revision: Count  # The newest Target the device has taken up
+    at_ms: UnixMs
+    models: Annotated[tuple[ModelReport, ...], Meta(max_length=MODELS_MAX)]
+    pipelines: Annotated[tuple[PipelineReport, ...], Meta(max_length=PIPELINES_MAX)] = ()

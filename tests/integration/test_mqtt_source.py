@@ -1,0 +1,220 @@
+"""MqttSource against a real mosquitto."""
+
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_agent.sources.capture import CaptureLoop, CaptureState
+from edge_agent.sources.item import Window
+from edge_agent.sources.mailbox import mailbox_for
+from edge_agent.sources.paho_source import MESSAGES_MAX, MqttSource
+from edge_agent.sources.settings import MqttSettings, WindowSettings
+from shared.clock import SystemClock
+from shared.errors import ContractError, TransientError
+from tests.support.manual_clock import ManualClock
+from tests.support.requirements import require_program
+from tests.support.waiting import wait_until
+
+NEVER = threading.Event()
+TOPIC = "plant/pump/vibration"
+
+
+class LocalBroker:
+    """A mosquitto on loopback that anyone may use, as stands beside sensors."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = require_program("mosquitto")
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        (folder / "m.conf").write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(self._folder / "m.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self._answers)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Sensor:
+    """Publishes, and waits until the broker has it."""
+
+    def __init__(self, port: int) -> None:
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def send(self, payload: bytes) -> None:
+        self._client.publish(TOPIC, payload, qos=1).wait_for_publish(10.0)
+
+    def send_many(self, payloads: list[bytes]) -> None:
+        # One by one would take a round trip each.
+        for info in [self._client.publish(TOPIC, payload, qos=1) for payload in payloads]:
+            info.wait_for_publish(20.0)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def sensor(broker: LocalBroker) -> Iterator[Sensor]:
+    sensor = Sensor(broker.port)
+    yield sensor
+    sensor.close()
+
+
+def source_for(
+    port: int, clock: SystemClock | ManualClock | None = None, **options: object
+) -> MqttSource:
+    settings = MqttSettings(
+        **{"topic": TOPIC, "port": port, "window": WindowSettings(samples=4, step=4), **options}  # type: ignore[arg-type]
+    )
+    return MqttSource(settings, clock or SystemClock())
+
+
+def open_and_subscribe(source: MqttSource, sensor: Sensor) -> None:
+    """Open, and wait until a message comes through; it cuts the window again."""
+    source.open()
+    wait_until(lambda: sensor.send(b"?") is None and not source._messages.empty())
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    assert source.read(stop) is None
+
+
+def read(source: MqttSource) -> Window:
+    item = source.read(NEVER)
+    assert item is not None
+    return item
+
+
+@pytest.mark.slow
+def test_messages_of_every_kind_become_windows(broker: LocalBroker, sensor: Sensor) -> None:
+    source = source_for(broker.port)
+    open_and_subscribe(source, sensor)
+    sensor.send(json.dumps({"value": 1}).encode())
+    sensor.send(json.dumps({"values": [2, 3]}).encode())
+    sensor.send(np.array([4, 5, 6, 7, 8], "<f4").tobytes())
+    assert read(source).samples[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    second = read(source)
+    assert second.samples[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0]
+    assert second.sequence == 1
+    source.close()
+
+
+@pytest.mark.slow
+def test_a_message_that_cannot_be_read_cuts_the_window(broker: LocalBroker, sensor: Sensor) -> None:
+    source = source_for(broker.port)
+    open_and_subscribe(source, sensor)
+    bad = source.bad_messages_count
+    sensor.send(b'{"values": [90, 91, 92]}')
+    sensor.send(b"{broken")
+    sensor.send(b'{"values": [1, 2, 3, 4]}')
+    assert read(source).samples[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert source.bad_messages_count == bad + 1
+    source.close()
+
+
+@pytest.mark.slow
+def test_a_queue_that_runs_over_starts_a_new_window(broker: LocalBroker, sensor: Sensor) -> None:
+    source = source_for(broker.port)
+    open_and_subscribe(source, sensor)
+    sensor.send_many([b'{"value": 1}'] * (MESSAGES_MAX + 10))
+    wait_until(source._has_run_over.is_set)
+    done: list[Window] = []
+    reader = threading.Thread(target=lambda: done.append(read(source)))
+    reader.start()
+    wait_until(lambda: source.lost_messages_count >= MESSAGES_MAX)
+    sensor.send(b'{"values": [5, 6, 7, 8]}')
+    reader.join(10.0)
+    assert done[0].samples[:, 0].tolist()[-4:] == [5.0, 6.0, 7.0, 8.0]
+    source.close()
+
+
+@pytest.mark.slow
+def test_the_capture_loop_survives_a_killed_broker(broker: LocalBroker, sensor: Sensor) -> None:
+    source = source_for(broker.port)
+    mailbox = mailbox_for(source)
+    loop = CaptureLoop(source, mailbox, SystemClock())
+    stop = threading.Event()
+    thread = threading.Thread(target=loop.run, args=(stop,))
+    thread.start()
+    wait_until(lambda: sensor.send(b'{"values": [1, 2, 3, 4]}') is None and mailbox.counts.items_in)
+    assert loop.status.state is CaptureState.RUNNING
+    broker.kill()
+    wait_until(lambda: loop.status.state is CaptureState.RECONNECTING)
+    assert loop.status.code == "source.lost"
+    broker.start()
+    back = Sensor(broker.port)
+    while mailbox.take(0.0) is not None:
+        pass
+    before = mailbox.counts.items_in
+    wait_until(
+        lambda: back.send(b'{"values": [5, 6, 7, 8]}') is None and mailbox.counts.items_in > before,
+        seconds_max=20.0,
+    )
+    assert loop.status.state is CaptureState.RUNNING
+    assert loop.interruptions_count == 1
+    back.close()
+    stop.set()
+    thread.join(10.0)
+    assert not thread.is_alive()
+
+
+def test_nobody_there_is_a_lost_source() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Bound, not listening: refused
+        source = source_for(taken.getsockname()[1])
+        with pytest.raises(TransientError, match="Check that the broker runs") as caught:
+            source.open()
+    assert caught.value.code == "source.lost"
+    source.close()
+
+
+@pytest.mark.slow
+def test_a_silent_sensor_is_a_lost_source(broker: LocalBroker) -> None:
+    clock = ManualClock()
+    source = source_for(broker.port, clock, silent_s_max=30.0)
+    source.open()
+    clock.advance(31.0)
+    with pytest.raises(TransientError, match="No message on"):
+        source.read(NEVER)
+    source.close()
+
+
+def test_a_password_file_that_is_not_there_is_wrong_settings() -> None:
+    source = source_for(1, username="pump", password_file="/nonexistent/secret")
+    with pytest.raises(ContractError) as caught:
+        source.open()
+    assert caught.value.code == "source.missing"

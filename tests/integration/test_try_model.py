@@ -1,0 +1,118 @@
+"""run_try on small models: what a stranger gets, and what he is told when something is wrong."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_agent.sources.settings import (
+    CameraSettings,
+    CsvSettings,
+    FolderSettings,
+    MqttSettings,
+    StreamSettings,
+    VideoSettings,
+)
+from edge_agent.try_model import guess_source, run_try, summary_as_json, summary_as_text
+from shared.errors import ContractError, RefusedError
+from shared.model.spec import ModelSpec
+from tests.support.onnx_models import (
+    SIDE,
+    colour_spec,
+    echo_spec,
+    write_colour_model,
+    write_zero_model,
+)
+from tests.support.pictures import write_coloured_pictures, write_video
+
+
+def write_spec(path: Path, spec: ModelSpec) -> Path:
+    path.write_bytes(msgspec.toml.encode(spec))
+    return path
+
+
+def test_pictures_are_classified_and_the_best_is_drawn(tmp_path: Path) -> None:
+    write_coloured_pictures(tmp_path / "p", count=9, side=SIDE)
+    model = write_colour_model(tmp_path / "m.onnx")
+    spec = write_spec(tmp_path / "s.toml", colour_spec())
+    picture = tmp_path / "best.png"
+    summary = run_try(model, spec, str(tmp_path / "p"), snapshot=picture)
+    assert summary.labels == {"blue": 3, "green": 3, "red": 3}
+    assert summary.items == 9
+    assert summary.fps > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(summary_as_json(summary))["snapshot"] == str(picture)
+    assert "found: blue 3, green 3, red 3" in summary_as_text(summary)
+
+
+def test_items_max_ends_it(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.avi", [10] * 20)
+    spec = write_spec(tmp_path / "s.toml", colour_spec())
+    assert (
+        run_try(write_colour_model(tmp_path / "m.onnx"), spec, str(video), items_max=5).items == 5
+    )
+
+
+def test_a_sensor_file_is_scored(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("time,name,x\n" + "t,pump,2\n" * 16)
+    model = write_zero_model(tmp_path / "m.onnx", samples=8)
+    summary = run_try(model, write_spec(tmp_path / "s.toml", echo_spec(8)), str(tmp_path / "a.csv"))
+    assert summary.labels == {"anomalous": 2}
+    assert summary.snapshot == ""
+
+
+def test_failed_items_are_counted_and_the_first_is_told(tmp_path: Path) -> None:
+    write_coloured_pictures(tmp_path / "p", count=3, side=SIDE)
+    model = write_zero_model(tmp_path / "m.onnx", samples=8)
+    spec = write_spec(tmp_path / "s.toml", echo_spec(8))
+    summary = run_try(model, spec, str(tmp_path / "p"))
+    assert summary.items_failed == 3
+    assert "takes windows of samples" in summary.first_failure
+    assert "failed: 3 items" in summary_as_text(summary)
+
+
+@pytest.mark.parametrize(("text", "kind"), [
+    ("rtsp://host/a", StreamSettings), ("http://host/a", StreamSettings), ("0", CameraSettings),
+    ("/dev/video2", CameraSettings), ("mqtt://host:1884/a/b", MqttSettings),
+    ("p", FolderSettings), ("v.avi", VideoSettings), ("a.csv", CsvSettings),
+])  # fmt: skip
+def test_a_source_is_told_from_how_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "v.avi").write_bytes(b"")
+    (tmp_path / "a.csv").write_text("name,x,y\npump,1,2\n")
+    settings = guess_source(text, echo_spec(8, channels=2))
+    assert isinstance(settings, kind)
+    if isinstance(settings, CsvSettings):
+        assert settings.columns == ("x", "y")
+    if isinstance(settings, MqttSettings):
+        assert (settings.host, settings.port, settings.topic) == ("host", 1884, "a/b")
+        assert (settings.channels, settings.window.samples) == (2, 8)
+
+
+@pytest.mark.parametrize(("text", "code"), [
+    ("nowhere.mp4", "source.missing"), ("mqtt://host", "source.guess"), ("a.csv", "source.guess"),
+])  # fmt: skip
+def test_what_cannot_be_told_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, code: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("name\npump\n")
+    with pytest.raises(ContractError) as caught:
+        guess_source(text, echo_spec(8))
+    assert caught.value.code == code
+    assert caught.value.remedy
+
+
+def test_a_missing_spec_and_a_folder_that_is_not_there_are_told(tmp_path: Path) -> None:
+    write_coloured_pictures(tmp_path / "p", count=1, side=SIDE)
+    model = write_colour_model(tmp_path / "m.onnx")
+    with pytest.raises(ContractError, match=r"s\.toml"):
+        run_try(model, tmp_path / "s.toml", str(tmp_path / "p"))
+    spec = write_spec(tmp_path / "s.toml", colour_spec())
+    with pytest.raises(RefusedError) as caught:
+        run_try(model, spec, str(tmp_path / "p"), snapshot=tmp_path / "no" / "a.png")
+    assert caught.value.code == "snapshot.unwritable"

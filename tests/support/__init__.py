@@ -1,0 +1,1 @@
+"""The other side, for tests: peers, clocks, servers."""

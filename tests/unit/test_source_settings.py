@@ -1,0 +1,79 @@
+"""SourceSettings as written in TOML: what is taken, what is refused by name."""
+
+import msgspec
+import pytest
+
+from edge_agent.sources.opening import open_source
+from edge_agent.sources.settings import (
+    CameraSettings,
+    CsvSettings,
+    Delivery,
+    FolderSettings,
+    MqttSettings,
+    Pace,
+    SourceSettings,
+    StreamSettings,
+    VideoSettings,
+    WindowSettings,
+    without_password,
+)
+from tests.support.manual_clock import ManualClock
+
+EXAMPLES = {
+    'kind = "folder"\npath = "/pictures"\nfps = 5\nloop = true': FolderSettings(
+        path="/pictures", fps=5.0, loop=True
+    ),
+    'kind = "video"\npath = "a.mp4"\npace = "asfast"\ndelivery = "newest"': VideoSettings(
+        path="a.mp4", pace=Pace.AS_FAST, delivery=Delivery.NEWEST
+    ),
+    'kind = "stream"\nurl = "rtsp://10.0.0.1/a"\nread_timeout_s = 2': StreamSettings(
+        url="rtsp://10.0.0.1/a", read_timeout_s=2.0
+    ),
+    'kind = "camera"\ndevice = 1\nwidth = 640': CameraSettings(device=1, width=640),
+    'kind = "csv"\npath = "a.csv"\ncolumns = ["x"]\nrate_hz = 10\nwindow = {samples = 8}': (
+        CsvSettings(path="a.csv", columns=("x",), rate_hz=10.0, window=WindowSettings(samples=8))
+    ),
+    'kind = "mqtt"\ntopic = "a/b"\nchannels = 3\nwindow = {samples = 8, step = 4}': MqttSettings(
+        topic="a/b", channels=3, window=WindowSettings(samples=8, step=4)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_a_source_as_written_by_a_person(text: str) -> None:
+    settings = msgspec.toml.decode(text.encode(), type=SourceSettings)
+    assert settings == EXAMPLES[text]
+    source = open_source(settings, ManualClock())
+    assert source.is_every_item is (
+        settings.__struct_config__.tag not in ("stream", "camera")
+        and getattr(settings, "delivery", Delivery.EVERY) is Delivery.EVERY
+    )
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('kind = "folder"\npath = "a"\nfsp = 5', "fsp"),
+        ('kind = "folder"\npath = "a"\nfps = -1', "fps"),
+        ('kind = "movie"\npath = "a"', "movie"),
+        ('kind = "stream"\nurl = "file:///etc/passwd"', "url"),
+        ('kind = "csv"\npath = "a"\ncolumns = []\nwindow = {samples = 8}', "columns"),
+        ('kind = "csv"\npath = "a"\ncolumns = ["x", "x"]\nwindow = {samples = 8}', "twice"),
+        ('kind = "csv"\npath = "a"\ncolumns = ["x"]\nwindow = {samples = 0}', "samples"),
+        (
+            'kind = "csv"\npath = "a"\ncolumns = ["x"]\nwindow = {samples = 1}\n'
+            'rate_hz = 1\ntime_column = "t"',
+            "time_column",
+        ),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(text: str, named: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=named):
+        msgspec.toml.decode(text.encode(), type=SourceSettings)
+
+
+def test_a_password_never_shows() -> None:
+    source = open_source(StreamSettings(url="rtsp://user:secret@10.0.0.1/a"), ManualClock())
+    assert source.description == "the stream rtsp://10.0.0.1/a"
+    assert without_password("http://u:p@host:80/x@y") == "http://host:80/x@y"
