@@ -8,7 +8,7 @@ READY := $(VENV)/.isthmus-ready
 export ISTHMUS_DATA ?= $(abspath $(wildcard ../shared))
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test check format bench-telemetry bench-infer-rss clean
+.PHONY: help demo test check format bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-agent-rss bench-delivery clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
@@ -39,11 +39,23 @@ format: $(READY)  ## Put the code in its usual form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-hub-start: $(READY)  ## How long a hub takes to answer, and its memory.
+	@$(BIN)/python -m tests.benchmarks.bench_hub_start
+
+bench-rollouts: $(READY)  ## What a tick and a Report cost the hub, with 500 devices.
+	@$(BIN)/python -m tests.benchmarks.bench_rollouts
+
 bench-telemetry: $(READY)  ## Records a second into the hub's database.
 	@$(BIN)/python -m tests.benchmarks.bench_telemetry
 
 bench-infer-rss: $(READY)  ## Memory of an agent that only infers.
 	@$(BIN)/python -m tests.benchmarks.bench_infer_rss
+
+bench-agent-rss: $(READY)  ## Memory of a whole agent on a real video, with a hub, through two swaps.
+	@$(BIN)/python -m tests.benchmarks.bench_agent_rss
+
+bench-delivery: $(READY)  ## What a release costs: to judge, to sign, to bring to a device.
+	@$(BIN)/python -m tests.benchmarks.bench_delivery
 
 clean:  ## Remove what was built here.
 	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -4,31 +4,28 @@ The environment variable ISTHMUS_HUB_STATE names the state folder where `--state
 """
 
 import argparse
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
-from cloud_hub.command_line.commands import Command
 from cloud_hub.command_line.parser import build_parser, parse, run
-from cloud_hub.config import HubConfig, load_config, parse_broker, parse_listen
+from cloud_hub.config import HubConfig, load_config, parse_listen
 from cloud_hub.doctor import examine
 from cloud_hub.hub import Hub
 from shared.clock import SystemClock
-from shared.exit_codes import DONE, NOT_REACHED
-from shared.findings import is_good, told
+from shared.command_line import Command, default_state, print_json, stop_on_signals, tell_findings
+from shared.exit_codes import DONE
 from shared.logs import set_up_logging
+
+OWN_OPTIONS = ("--state", "--json")  # What a command takes that is no client of the API
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    state = Path(os.environ.get("ISTHMUS_HUB_STATE", Path.home() / ".isthmus" / "hub"))
+    state = default_state("ISTHMUS_HUB_STATE", "hub")
     parser = build_parser((SERVE, DOCTOR), state=state, version=version("isthmus"))
     return run(parse(parser, sys.argv[1:] if arguments is None else arguments))
 
@@ -36,13 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     config = _configure(args)
     set_up_logging(level=config.log_level, stream=sys.stderr)
-    stop = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    stop = stop_on_signals()
     hub = Hub(config, args.state, SystemClock())
     try:
         hub.start()
@@ -55,21 +46,19 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     looks = examine(args.state, _configure(args), SystemClock())
-    findings = list(told(looks, is_quiet=args.json))
-    if args.json:
-        print(msgspec.json.encode({"is_good": is_good(findings), "findings": findings}).decode())
-    return DONE if is_good(findings) else NOT_REACHED
+    return tell_findings(looks, is_json=args.json)
 
 
 def _greet(hub: Hub, *, is_json: bool) -> None:
     if is_json:
-        greeting = {
-            "dashboard_url": hub.dashboard_url,
-            "join_url": hub.join_url,
-            "broker_url": hub.broker_url,
-            "operator_token": hub.first_operator_token,
-        }
-        print(msgspec.json.encode(greeting).decode(), flush=True)
+        print_json(
+            {
+                "dashboard_url": hub.dashboard_url,
+                "join_url": hub.join_url,
+                "broker_url": hub.broker_url,
+                "operator_token": hub.first_operator_token,
+            }
+        )
         return
     print(f"The hub is up. Dashboard: {hub.dashboard_url}")
     if hub.first_operator_token is not None:
@@ -86,7 +75,6 @@ def _configure(args: argparse.Namespace) -> HubConfig:
         if text is not None:
             changes[name] = parse_listen(text)
     if args.broker is not None:
-        parse_broker(args.broker)
         changes["broker"] = args.broker
     if args.database is not None:
         changes["database"] = args.database
@@ -98,31 +86,38 @@ def _configure(args: argparse.Namespace) -> HubConfig:
 
 
 def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the hub's settings, as TOML")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the hub's settings, as TOML; options win"
+    )
     parser.add_argument(
         "--http",
         metavar="HOST:PORT",
-        help="dashboard and API in plain HTTP, for this machine (127.0.0.1:8080)",
+        help="dashboard and API in plain HTTP, for this machine (default: 127.0.0.1:8080)",
     )
     parser.add_argument(
-        "--https", metavar="HOST:PORT", help="the same over TLS, where devices join (0.0.0.0:8443)"
+        "--https",
+        metavar="HOST:PORT",
+        help="the same over TLS, where devices join (default: 0.0.0.0:8443)",
     )
     parser.add_argument(
-        "--mqtt", metavar="HOST:PORT", help="the embedded broker, over TLS (0.0.0.0:8883)"
+        "--mqtt",
+        metavar="HOST:PORT",
+        help="the broker inside the hub, over TLS (default: 0.0.0.0:8883)",
     )
     parser.add_argument(
-        "--broker", metavar="URL", help="use this broker instead, such as mqtts://broker:8883"
+        "--broker", metavar="URL", help="a broker to use instead, such as mqtts://broker:8883"
     )
     parser.add_argument(
         "--database",
         metavar="URL",
-        help="such as postgresql+psycopg://user@host/name (SQLite in the state folder)",
+        help="such as postgresql+psycopg://user@host/name (default: SQLite in the state folder)",
     )
     parser.add_argument(
         "--host-name",
         action="append",
         metavar="NAME",
-        help="a name or address under which devices reach the hub; may be given several times",
+        help="a name or address under which devices reach the hub, the first one is told to them; "
+        "repeat (default: all that this machine knows of itself)",
     )
     parser.add_argument(
         "--no-discovery", action="store_true", help="do not announce the hub on the local network"
@@ -140,6 +135,9 @@ SERVE = Command(
         "cloud-hub serve --host-name hub.example --database postgresql+psycopg://hub@db/hub",
         "cloud-hub serve --broker mqtts://broker.example:8883",
     ),
+    description="It goes on until SIGTERM or Ctrl-C. Port 0 takes any free one. With --json its\n"
+    "first line says the addresses; its log goes to stderr.",
+    options=OWN_OPTIONS,
 )
 
 DOCTOR = Command(
@@ -149,6 +147,9 @@ DOCTOR = Command(
     _doctor,
     _add_serve_arguments,
     examples=("cloud-hub doctor", "cloud-hub doctor --config hub.toml --json"),
+    description="Give it the options that `serve` gets. It changes nothing. Exit code 7 if\n"
+    "something is bad.",
+    options=OWN_OPTIONS,
 )
 
 

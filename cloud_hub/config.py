@@ -3,6 +3,8 @@
 Everything has a default: `cloud-hub serve` needs no file. What the command line names wins.
 """
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -15,10 +17,14 @@ from cloud_hub.inbox.block_server import BlockServerSettings
 from cloud_hub.releases.service import ReleaseSettings
 from cloud_hub.telemetry.service import TelemetrySettings
 from shared.errors import ContractError
+from shared.logs import LogLevel
 from shared.settings import Settings, load_toml
 
-Port = Annotated[int, Meta(ge=0, le=65535)]  # 0 takes any free one
+PORT_MAX = 65535
+PORT_DIGITS_MAX = 5
+Port = Annotated[int, Meta(ge=0, le=PORT_MAX)]  # 0 takes any free one
 BROKER_PORT = 8883
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
 
 
 class ListenSettings(Settings, frozen=True):
@@ -32,7 +38,7 @@ class HubConfig(Settings, frozen=True):
     """The whole file."""
 
     name: Annotated[str, Meta(max_length=80)] = "isthmus"
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     # An SQLAlchemy URL; empty is hub.db (SQLite) in the state folder.
     database: str = ""
     # For people and programs on this machine, or behind a proxy that speaks TLS.
@@ -53,6 +59,16 @@ class HubConfig(Settings, frozen=True):
     releases: ReleaseSettings = ReleaseSettings()
     blocks: BlockServerSettings = BlockServerSettings()
 
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot.
+
+        Raises ContractError `config.broker`, `config.host_name`.
+        """
+        if self.broker:
+            parse_broker(self.broker)
+        for host in self.host_names:
+            _require_host(host)
+
 
 def load_config(path: Path | None) -> HubConfig:
     """Return the configuration file, or the defaults. Raises ContractError naming a wrong key."""
@@ -62,21 +78,37 @@ def load_config(path: Path | None) -> HubConfig:
 def parse_listen(text: str) -> ListenSettings:
     """Return "HOST:PORT" as an address. Raises ContractError `config.address`."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    is_number = port.isascii() and port.isdecimal() and len(port) <= PORT_DIGITS_MAX
+    if not host or not is_number or int(port) > PORT_MAX:
         raise ContractError(
-            "config.address", f"{text!r} is not an address.", remedy="Write HOST:PORT."
+            "config.address",
+            f"{text!r} is not an address to listen on.",
+            remedy="Write HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080.",
         )
     return ListenSettings(host=host.strip("[]"), port=int(port))
+
+
+def _require_host(text: str) -> None:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        if not _HOST_NAME.fullmatch(text):
+            raise ContractError(
+                "config.host_name",
+                f"{text!r} is no host name and no address.",
+                remedy="Write one like hub.example or 192.0.2.7; names with other letters in their "
+                "ASCII form (xn--...).",
+            ) from error
 
 
 def parse_broker(text: str) -> tuple[str, int]:
     """Return "mqtts://HOST:PORT" as host and port. Raises ContractError `config.broker`."""
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname, parts.port or BROKER_PORT
+        host, port, is_mqtts = parts.hostname, parts.port or BROKER_PORT, parts.scheme == "mqtts"
     except ValueError:
-        host, port = None, 0
-    if host is None or parts.scheme != "mqtts":
+        host, port, is_mqtts = None, 0, False
+    if not host or not is_mqtts:
         raise ContractError(
             "config.broker",
             f"{text!r} is not a broker's address.",

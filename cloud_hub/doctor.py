@@ -4,21 +4,21 @@ Looks at the state folder and the machine; changes nothing, and works whether th
 What must not live here: printing.
 """
 
-import fcntl
-import os
-import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 
 from cloud_hub.config import HubConfig, ListenSettings, parse_broker
+from cloud_hub.hub import LOCK_NAME
 from cloud_hub.releases.tuf_keys import OFFLINE
-from cloud_hub.sql_database import Database
+from cloud_hub.sql_database import FILE_NAME, Database, sqlite_url
 from shared.clock import Clock
 from shared.errors import IsthmusError
+from shared.file_findings import look_at_disk, look_at_folder
+from shared.file_lock import is_locked
 from shared.findings import Finding, Level
 
 DISK_BYTES_MIN = 2 << 30
@@ -28,45 +28,35 @@ CONNECT_S_MAX = 3.0
 
 def examine(state: Path, config: HubConfig, clock: Clock) -> Iterator[Finding]:
     """Yield one finding after the other, in the order in which they should be fixed."""
-    if not state.is_dir():
-        yield Finding(
-            "state folder",
-            Level.WARNING,
-            f"{state} is not there: no hub has run here.",
-            "Start one with `cloud-hub serve`, or name its folder with --state.",
-        )
+    folder = look_at_folder(state, made_by="`cloud-hub serve` makes it")
+    yield folder
+    if folder.level is Level.WARNING:  # There is nothing in it to look at.
         yield from _ports(config)
+    if folder.level is not Level.GOOD:
         return
-    yield _folder(state)
-    is_running = _is_running(state)
+    is_running = is_locked(state / LOCK_NAME)
     yield _running(is_running=is_running)
-    yield _offline_keys(state)
-    yield _private_keys(state)
+    yield _guarded("offline keys", lambda: _offline_keys(state))
+    yield _guarded("private keys", lambda: _private_keys(state))
     yield _certificate(state, clock)
     yield _database(state, config)
-    yield _disk(state)
+    yield look_at_disk(state, bytes_min=DISK_BYTES_MIN)
     if config.broker:
         yield _broker(config)
     if not is_running:
         yield from _ports(config)
 
 
-def _folder(state: Path) -> Finding:
-    if not os.access(state, os.W_OK):
-        remedy = f"chown -R $(id -un) {state}"
-        return Finding("state folder", Level.BAD, f"{state} cannot be written.", remedy)
-    return Finding("state folder", Level.GOOD, str(state))
-
-
-def _is_running(state: Path) -> bool:
+def _guarded(topic: str, look: Callable[[], Finding]) -> Finding:
     try:
-        with (state / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        return look()
+    except OSError as error:
+        return Finding(
+            topic,
+            Level.BAD,
+            f"Cannot look at {error.filename}: {error.strerror}.",
+            "Run as the user that runs the hub.",
+        )
 
 
 def _running(*, is_running: bool) -> Finding:
@@ -124,30 +114,17 @@ def _certificate(state: Path, clock: Clock) -> Finding:
 
 
 def _database(state: Path, config: HubConfig) -> Finding:
-    if not config.database and not (state / "hub.db").exists():
+    if not config.database and not (state / FILE_NAME).exists():
         return Finding("database", Level.WARNING, "There is none yet.", "cloud-hub serve")
     try:
-        database = Database(config.database or f"sqlite:///{state / 'hub.db'}")
-        with database.read() as connection:
-            connection.exec_driver_sql("SELECT 1")
-        database.close()
+        database = Database(config.database or sqlite_url(state))
+        try:
+            database.check()
+        finally:
+            database.close()
     except IsthmusError as error:
-        return Finding(
-            "database", Level.BAD, error.message, "Start it, or name another with --database."
-        )
+        return Finding("database", Level.BAD, error.message, error.remedy)
     return Finding("database", Level.GOOD, "answers")
-
-
-def _disk(state: Path) -> Finding:
-    free = shutil.disk_usage(state).free
-    if free < DISK_BYTES_MIN:
-        return Finding(
-            "disk",
-            Level.WARNING,
-            f"{free >> 20} MiB free.",
-            f"Make room: {DISK_BYTES_MIN >> 20} MiB is little for releases and telemetry.",
-        )
-    return Finding("disk", Level.GOOD, f"{free >> 20} MiB free")
 
 
 def _broker(config: HubConfig) -> Finding:

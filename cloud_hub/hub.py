@@ -3,14 +3,14 @@
 1. Start: database and keys, then the broker, then the link, inbox and ticks, then HTTP: whoever is
    answered is answered by a hub that works.
 2. Stop: the other way round.
-3. A part that dies is restarted by its Worker; one that says UnavailableError ends the hub.
+3. What was opened is closed again, whether the hub stops or could not be built to its end.
+4. A part that dies is restarted by its Worker; one that says UnavailableError ends the hub.
 """
 
-import fcntl
 import logging
-import os
 import socket
 import threading
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,11 +34,13 @@ from cloud_hub.inbox.mosquitto_broker import (
 from cloud_hub.inbox.zeroconf_announce import HubAnnouncer
 from cloud_hub.releases.service import build_release_service
 from cloud_hub.rollouts.controller import RolloutController
-from cloud_hub.sql_database import Database
+from cloud_hub.sql_database import Database, sqlite_url
+from cloud_hub.tcp_door import raise_open_files_limit
 from cloud_hub.telemetry.service import TelemetryService
 from shared.clock import Clock, now_ms
-from shared.durable_file import make_folder
+from shared.durable_file import make_private_folder
 from shared.errors import TransientError, UnavailableError
+from shared.file_lock import FileLock
 from shared.ids import HUB_ID, DeviceId
 from shared.link.paho_link import LinkSettings, PahoLink
 from shared.wire.topics import hub_filters
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 600.0  # Signed metadata and old telemetry are looked at this often
 WATCH_S = 0.5
+LOCK_NAME = "lock"  # In the state folder: held while a hub runs with it
 LOOPBACK = "127.0.0.1"
 ANY_HOSTS = ("0.0.0.0", "::")  # noqa: S104  (compared with, not bound to)
 
@@ -56,81 +59,51 @@ class Hub:
     """Everything that runs in `cloud-hub serve`. `run` once."""
 
     def __init__(self, config: HubConfig, state: Path, clock: Clock) -> None:
-        """Open the state folder and build every part; nothing listens but HTTP's bound ports.
+        """Open the state folder and build every part; the broker and HTTP's ports are bound.
 
-        Raises UnavailableError naming what is wrong and the remedy.
+        Raises what is wrong and the remedy: UnavailableError `hub.running`, `state.unusable`,
+        `http.listen`, `broker.port_busy`, `database.newer`, …; TransientError; ContractError.
         """
         self._config = config
         self._clock = clock
-        make_folder(state, mode=0o700)
-        self._lock = _lock(state)
-        self._authority = Authority(state / "pki", host_names=config.host_names, clock=clock)
-        self._database = Database(config.database or f"sqlite:///{state / 'hub.db'}")
-        self._database.migrate()
-        self._devices = DeviceService(
-            self._database, self._authority, clock, settings=config.devices
-        )
-        self._telemetry = TelemetryService(self._database, clock, config.telemetry)
-        self._releases = build_release_service(
-            self._database, state=state, clock=clock, settings=config.releases
-        )
-        self._releases.open()
-        self._broker = self._build_broker()
-        self._devices.attach_cutter(self._broker)
-        self._broker.start()
-        self._link = self._build_link()
-        self._rollouts = RolloutController(
-            self._database, self._devices, self._telemetry, self._releases, self._link, clock
-        )
-        self._blocks = BlockServer(self._link, self._releases, clock, config.blocks)
-        self._inbox = Inbox(
-            self._link,
-            devices=self._devices,
-            telemetry=self._telemetry,
-            rollouts=self._rollouts,
-            blocks=self._blocks,
-            clock=clock,
-        )
-        self._operators = OperatorService(self._database, settings=config.api, clock=clock)
-        self._operators.write_local_token(state)
-        self.first_operator_token = self._operators.create_first()  # Seen this once
-        self._app = create_app(self._services(), config.api)
-        self._http = self._build_http()
-        self._announcer = self._build_announcer()
-        self._workers = [
-            Worker(name, run, clock=clock)
-            for name, run in (
-                ("inbox", self._inbox.run),
-                ("blocks", self._blocks.run),
-                ("ticks", self._tick_until),
-                ("housekeeping", self._keep_house_until),
-                ("discovery", self._announce_until),
-            )
-        ]
+        with ExitStack() as opened:
+            self._open_state(state, opened)
+            self._http = self._build_http()
+            opened.callback(self._http.stop)
+            self._build_services(state)
+            self._open_broker(opened)
+            self._build_link_users()
+            self._operators = OperatorService(self._database, settings=config.api, clock=clock)
+            self._operators.write_local_token(state)
+            self.first_operator_token = self._operators.create_first()  # Seen this once
+            self._app = create_app(self._services(), config.api)
+            self._announcer = self._build_announcer()
+            self._workers = self._build_workers()
+            self._opened = opened.pop_all()
 
     @property
     def dashboard_url(self) -> str:
         """Return where people look, on this machine."""
         host = self._config.http.host
-        return f"http://{LOOPBACK if host in ANY_HOSTS else host}:{self._http.ports[0]}"
+        return _url("http", LOOPBACK if host in ANY_HOSTS else host, self._http.ports[0])
 
     @property
     def join_url(self) -> str:
         """Return where devices join."""
-        return f"https://{self._public_host()}:{self._http.ports[1]}"
+        return _url("https", self._public_host(), self._http.ports[1])
 
     @property
     def broker_url(self) -> str:
         """Return where devices send."""
         host, port = self._broker_address()
-        return f"mqtts://{host or self._public_host()}:{port}"
+        return _url("mqtts", host or self._public_host(), port)
 
     def start(self) -> None:
         """Start everything; return when the hub answers."""
         for worker in self._workers:
             worker.start()
         self._link.start()
-        self._http.start()
+        self._http.start(self._app)
         log.info("hub.started", extra={"join_url": self.join_url, "broker_url": self.broker_url})
 
     def run(self, stop: threading.Event) -> None:
@@ -144,19 +117,76 @@ class Hub:
             self._clock.wait(stop, WATCH_S)
 
     def stop(self) -> None:
-        """Stop everything that was started."""
+        """Stop everything that was started. A second call does nothing."""
         log.info("hub.stopping")
         self._app.state.live.close()
         self._http.stop()
         for worker in self._workers:
             worker.request_stop()
         for worker in self._workers:
-            if worker.is_alive:
-                worker.stop()
-        self._link.stop()
-        self._broker.stop()
-        self._database.close()
-        os.close(self._lock)
+            worker.stop()
+        self._opened.close()
+
+    def _open_state(self, state: Path, opened: ExitStack) -> None:
+        raise_open_files_limit()
+        make_private_folder(state)
+        lock = FileLock(
+            state / LOCK_NAME,
+            code="hub.running",
+            holder=f"Another hub runs with the state folder {state}",
+        )
+        opened.callback(lock.release)
+        self._authority = Authority(
+            state / "pki", host_names=self._config.host_names, clock=self._clock
+        )
+        self._database = Database(self._config.database or sqlite_url(state))
+        opened.callback(self._database.close)
+        self._database.migrate()
+
+    def _build_services(self, state: Path) -> None:
+        database, config, clock = self._database, self._config, self._clock
+        self._devices = DeviceService(database, self._authority, clock, settings=config.devices)
+        self._telemetry = TelemetryService(database, clock, config.telemetry)
+        self._releases = build_release_service(
+            database, state=state, clock=clock, settings=config.releases
+        )
+        self._releases.open()
+
+    def _open_broker(self, opened: ExitStack) -> None:
+        self._broker = self._build_broker()
+        self._devices.attach_cutter(self._broker)
+        opened.callback(self._broker.stop)
+        self._broker.start()
+        self._link = self._build_link()
+        opened.callback(self._link.stop)
+
+    def _build_link_users(self) -> None:
+        """Build the parts that send or receive over the link."""
+        link, clock = self._link, self._clock
+        self._rollouts = RolloutController(
+            self._database, self._devices, self._telemetry, self._releases, link, clock
+        )
+        self._blocks = BlockServer(link, self._releases, clock, self._config.blocks)
+        self._inbox = Inbox(
+            link,
+            devices=self._devices,
+            telemetry=self._telemetry,
+            rollouts=self._rollouts,
+            blocks=self._blocks,
+            clock=clock,
+        )
+
+    def _build_workers(self) -> list[Worker]:
+        return [
+            Worker(name, run, clock=self._clock)
+            for name, run in (
+                ("inbox", self._inbox.run),
+                ("blocks", self._blocks.run),
+                ("ticks", self._tick_until),
+                ("housekeeping", self._keep_house_until),
+                ("discovery", self._announce_until),
+            )
+        ]
 
     def _tick_until(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -215,7 +245,7 @@ class Hub:
             audit=AuditLog(self._database, clock=self._clock),
             hub=HubInfo(
                 version=version("isthmus"),
-                join_url=f"https://{self._public_host()}:{self._config.https.port}",
+                join_url=self.join_url,
                 broker_url=self.broker_url,
                 ca_fingerprint=self._authority.ca_fingerprint,
                 started_ms=now_ms(self._clock),
@@ -285,7 +315,6 @@ class Hub:
     def _build_http(self) -> HttpServer:
         authority = self._authority
         return HttpServer(
-            self._app,
             (
                 Listener(self._config.http),
                 Listener(
@@ -293,7 +322,7 @@ class Hub:
                     certificate_path=authority.server_certificate_path,
                     key_path=authority.server_key_path,
                 ),
-            ),
+            )
         )
 
     def _build_announcer(self) -> HubAnnouncer | None:
@@ -313,16 +342,5 @@ class Hub:
         return socket.gethostname() if host in ANY_HOSTS else host
 
 
-def _lock(state: Path) -> int:
-    """Return the descriptor that holds this folder for this process, until it ends."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise UnavailableError(
-            "hub.running",
-            f"Another hub runs with the state folder {state}.",
-            remedy="Stop it, or give this one a folder of its own with --state.",
-        ) from error
-    return descriptor
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -4,100 +4,92 @@ The environment variable ISTHMUS_AGENT_STATE names the state folder where `--sta
 """
 
 import argparse
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-
-import msgspec
 
 from edge_agent.agent import Agent
 from edge_agent.config import load_config
 from edge_agent.doctor import examine
 from edge_agent.file_status import AgentStatus, StatusFile
-from edge_agent.try_model import ITEMS_DEFAULT, run_try, summary_as_json, summary_as_text
+from edge_agent.status_text import status_lines, why_lines
+from edge_agent.try_model import ITEMS_DEFAULT, run_try
+from edge_agent.try_summary import summary_as_json, summary_as_text
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.joining import join
 from edge_agent.uplink.procfs_machine import read_hardware
 from edge_agent.uplink.zeroconf_discovery import find_hub
 from shared.clock import SystemClock
-from shared.errors import ContractError, IsthmusError, UnavailableError
-from shared.exit_codes import (
-    DONE,
-    INTERRUPTED,
-    NOT_REACHED,
-    exit_code_of,
-    exit_codes_text,
+from shared.command_line import (
+    Command,
+    GlobalOption,
+    add_command,
+    count,
+    default_state,
+    end_with_code,
+    make_parser,
+    print_json,
+    stop_on_signals,
+    tell_findings,
 )
-from shared.findings import is_good, told
+from shared.durable_file import make_private_folder
+from shared.errors import RefusedError, UnavailableError
+from shared.exit_codes import DONE
 from shared.logs import set_up_logging
 
 PROGRAM = "edge-agent"
-ABOUT = "Runs models on this device: on cameras, video and sensors, updated and watched by a hub."
-FIRST_STEPS = """\
-first steps:
-  edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png
-                                        try a model here, without a hub
-  edge-agent join https://hub.example:8443 --token TOKEN
-                                        belong to a hub; `cloud-hub token create` there prints this
-  edge-agent run --config agent.toml    run the pipelines of agent.toml, for good
-  edge-agent doctor --config agent.toml say what is wrong, and how to fix it
-
-exit codes:
-"""
+ABOUT = "Run models on this device, on cameras, video and sensors; a hub updates and watches them."
+FIRST_STEPS = (
+    (
+        "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png",
+        "try a model here, without a hub",
+    ),
+    (
+        "edge-agent join https://hub.example:8443 --token TOKEN",
+        "belong to a hub; `cloud-hub token create` there prints this line",
+    ),
+    ("edge-agent run --config agent.toml", "run the pipelines of agent.toml, until stopped"),
+    ("edge-agent doctor --config agent.toml", "say what is wrong, and how to fix it"),
+)
+HEADINGS = ("The device and its hub", "Running", "Looking")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    args = build_parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = args.run_command
-    try:
-        return run(args)
-    except IsthmusError as error:
-        _print_error(error, is_json=getattr(args, "json", False))
-        return exit_code_of(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # `edge-agent ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
         return DONE
+    return end_with_code(PROGRAM, lambda: int(args.run_command(args)), is_json=args.json)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=ABOUT,
-        epilog=FIRST_STEPS + exit_codes_text(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    options = (
+        GlobalOption(
+            "--state",
+            "where the device keeps its identity, releases and outbox (default: "
+            f"{(state := default_state('ISTHMUS_AGENT_STATE', 'agent'))})",
+            state,
+            "DIR",
+            is_path=True,
+        ),
+        GlobalOption("--json", "print one JSON object as the last line of stdout", default=False),
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('isthmus')}")
-    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    _add_join(commands.add_parser("join", help="make this device belong to a hub"))
-    _add_run(commands.add_parser("run", help="run the pipelines, until stopped"))
-    _add_status(commands.add_parser("status", help="what the running agent does"))
-    _add_doctor(commands.add_parser("doctor", help="what is wrong, and how to fix it"))
-    _add_why(commands.add_parser("why", help="why this device runs what it runs"))
-    _add_try(commands.add_parser("try", help="run a model file on a source, without a hub"))
+    parser, tree = make_parser(
+        PROGRAM,
+        ABOUT,
+        steps=FIRST_STEPS,
+        commands=COMMANDS,
+        headings=HEADINGS,
+        options=options,
+        version=version("isthmus"),
+    )
+    for command in COMMANDS:
+        add_command(tree, command, options)
     return parser
-
-
-def _add_state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--state",
-        type=Path,
-        metavar="DIR",
-        default=Path(os.environ.get("ISTHMUS_AGENT_STATE", Path.home() / ".isthmus" / "agent")),
-        help="where the device keeps its identity, releases and outbox (default: %(default)s)",
-    )
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object as last line")
 
 
 # join
@@ -108,19 +100,18 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
         "url",
         nargs="?",
         metavar="URL",
-        help="the hub, such as https://hub.example:8443; left out: looked for on this network",
+        help="the hub's address, such as https://hub.example:8443 (default: looked for on the "
+        "local network)",
     )
     parser.add_argument("--token", required=True, help="what `cloud-hub token create` printed")
     parser.add_argument(
         "--again", action="store_true", help="give up the identity this device has, and join anew"
     )
-    _add_state(parser)
-    _add_json(parser)
-    parser.set_defaults(run_command=_join)
 
 
 def _join(args: argparse.Namespace) -> int:
     set_up_logging(level="WARNING", stream=sys.stderr)
+    make_private_folder(args.state)
     record = join(
         args.url,
         args.token,
@@ -130,7 +121,7 @@ def _join(args: argparse.Namespace) -> int:
         again=args.again,
     )
     if args.json:
-        print(msgspec.json.encode(record).decode())
+        print_json(record)
         return DONE
     print(f"Joined {record.hub_name or 'the hub'} at {record.url} as {record.device_id}.")
     print(f"Its identity is in {args.state}/identity. Next: {PROGRAM} run --config agent.toml")
@@ -144,20 +135,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="the pipelines, as TOML"
     )
-    _add_state(parser)
-    parser.set_defaults(run_command=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     set_up_logging(level=config.log_level)
-    stop = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    stop = stop_on_signals()
     Agent(config, args.state, SystemClock()).run(stop)
     return DONE
 
@@ -165,39 +148,17 @@ def _run(args: argparse.Namespace) -> int:
 # status and why
 
 
-def _add_status(parser: argparse.ArgumentParser) -> None:
-    _add_state(parser)
-    _add_json(parser)
-    parser.set_defaults(run_command=_status)
-
-
 def _status(args: argparse.Namespace) -> int:
     status = _read_status(args.state)
     if args.json:
-        print(msgspec.json.encode(status).decode())
-        return DONE
-    link = "connected" if status.is_connected else "NOT connected"
-    print(f"{status.device} of {status.hub_url}: {link}, process {status.pid}")
-    for pipeline in status.report.pipelines:
-        detail = f" ({pipeline.detail})" if pipeline.detail else ""
-        print(f"  pipeline {pipeline.pipeline:20} {pipeline.model:16} {pipeline.state}{detail}")
-    for model in status.report.models:
-        runs = f"release {model.version} {model.precision}" if model.version else "nothing yet"
-        print(f"  model    {model.model:20} {runs:16} {model.state}")
-        if model.failure is not None:
-            print(f"           release {model.failure.version}: {model.failure.text}")
-    print(
-        f"  outbox   {status.outbox_rows} records, {status.outbox_bytes >> 10} KiB wait for the "
-        f"hub; {status.outbox_dropped} dropped for want of room"
-    )
+        print_json(status)
+    else:
+        print("\n".join(status_lines(status)))
     return DONE
 
 
 def _add_why(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="only this model")
-    _add_state(parser)
-    _add_json(parser)
-    parser.set_defaults(run_command=_why)
 
 
 def _why(args: argparse.Namespace) -> int:
@@ -205,40 +166,26 @@ def _why(args: argparse.Namespace) -> int:
     chosen = [model for model in models if args.model in (None, model.model)]
     if not chosen:
         names = ", ".join(model.model for model in models) or "none"
-        raise ContractError(
-            "why.unknown_model", f"No model {args.model} here.", remedy=f"There is: {names}."
+        raise RefusedError(
+            "why.unknown_model",
+            f"No pipeline of this device uses a model {args.model}.",
+            remedy=f"There is: {names}.",
         )
     if args.json:
-        print(msgspec.json.encode({"models": chosen}).decode())
-        return DONE
-    for model in chosen:
-        print(f"{model.model}: {_sentence(model.version, model.rollout, model.state)}")
-        if model.receipt is not None:
-            receipt = msgspec.json.decode(model.receipt.payload)
-            print(
-                f"  It reproduced {receipt['golden_items']} golden items here (largest error "
-                f"{receipt['golden_error_max']:.3g}) on {receipt['runtime']}; {receipt['outcome']}."
-            )
-        if model.failure is not None:
-            failure = model.failure
-            print(f"  Release {failure.version} was not kept: {failure.text} [{failure.code}]")
+        print_json({"models": chosen})
+    else:
+        print("\n".join(line for model in chosen for line in why_lines(model)))
     return DONE
 
 
-def _sentence(release: int, rollout: str, state: str) -> str:
-    if not release:
-        return f"no release runs yet ({state})."
-    wish = f", as {rollout} asks" if rollout else ""
-    return f"release {release} runs ({state}{wish})."
-
-
 def _read_status(state: Path) -> AgentStatus:
-    status = StatusFile(state / "run" / "status.json").read(now_s=SystemClock().now_s())
+    status = StatusFile(state / "run").read(now_s=SystemClock().now_s())
     if status is None:
         raise UnavailableError(
             "agent.not_running",
             f"No agent runs with the state folder {state}.",
-            remedy=f"Start it with `{PROGRAM} run`, or name another folder with --state.",
+            remedy=f"Start it with `{PROGRAM} run --config agent.toml`, or name the folder of one "
+            "that runs with --state.",
         )
     return status
 
@@ -250,16 +197,10 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="also try the sources of this configuration"
     )
-    _add_state(parser)
-    _add_json(parser)
-    parser.set_defaults(run_command=_doctor)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    findings = list(told(examine(args.state, args.config, SystemClock()), is_quiet=args.json))
-    if args.json:
-        print(msgspec.json.encode({"is_good": is_good(findings), "findings": findings}).decode())
-    return DONE if is_good(findings) else NOT_REACHED
+    return tell_findings(examine(args.state, args.config, SystemClock()), is_json=args.json)
 
 
 # try
@@ -267,7 +208,13 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _add_try(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="an ONNX file")
-    parser.add_argument("--spec", type=Path, required=True, metavar="FILE", help="its ModelSpec")
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="its input, task and output, as TOML",
+    )
     parser.add_argument(
         "--source",
         required=True,
@@ -276,16 +223,14 @@ def _add_try(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--items",
-        type=int,
+        type=count,
         default=ITEMS_DEFAULT,
         metavar="N",
-        help="how many items to look at (default: %(default)s; 0: all)",
+        help="how many items to look at; 0: all (default: %(default)s)",
     )
     parser.add_argument(
         "--snapshot", type=Path, metavar="PNG", help="write the frame it is surest of, with boxes"
     )
-    _add_json(parser)
-    parser.set_defaults(run_command=_try)
 
 
 def _try(args: argparse.Namespace) -> int:
@@ -297,13 +242,75 @@ def _try(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _print_error(error: IsthmusError, *, is_json: bool) -> None:
-    print(f"{PROGRAM}: {error.message}", file=sys.stderr)
-    if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
-    if is_json:
-        body = {"code": error.code, "message": error.message, "remedy": error.remedy}
-        print(msgspec.json.encode(body).decode())
+COMMANDS = (
+    Command(
+        ("join",),
+        HEADINGS[0],
+        "make this device belong to a hub",
+        _join,
+        _add_join,
+        examples=(
+            "edge-agent join https://hub.example:8443 --token TOKEN",
+            "edge-agent join --token TOKEN",
+            "edge-agent join https://hub.example:8443 --token TOKEN --again",
+        ),
+        description="`cloud-hub token create` on the hub prints the whole line. The device makes\n"
+        "its own key, which never leaves it, and gets a certificate. Interrupted, do it again.",
+    ),
+    Command(
+        ("doctor",),
+        HEADINGS[0],
+        "say what is wrong with this device, and how to fix it",
+        _doctor,
+        _add_doctor,
+        examples=("edge-agent doctor", "edge-agent doctor --config agent.toml --json"),
+        description="Looks at the state folder, the identity, the clock, the way to the hub and,\n"
+        "with --config, at every source. It changes nothing. Exit code 7 if something is bad.",
+    ),
+    Command(
+        ("run",),
+        HEADINGS[1],
+        "run the pipelines, until stopped",
+        _run,
+        _add_run,
+        examples=(
+            "edge-agent run --config agent.toml",
+            "edge-agent run --config /etc/isthmus/agent.toml --state /var/lib/isthmus-agent",
+        ),
+        description="It goes on until SIGTERM or Ctrl-C, with or without a connection to the hub.\n"
+        "The device must have joined one. Its log goes to stdout.",
+    ),
+    Command(
+        ("try",),
+        HEADINGS[1],
+        "run a model file on a source, without a hub",
+        _try,
+        _add_try,
+        examples=(
+            "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png",
+            "edge-agent try model.onnx --spec spec.toml --source rtsp://camera.local/stream",
+            "edge-agent try bearing.onnx --spec spec.toml --source vibration.csv --items 0",
+        ),
+        description="Says what the model found, how fast it is here and how much memory it takes.",
+        options=("--json",),
+    ),
+    Command(
+        ("status",),
+        HEADINGS[2],
+        "say what the running agent does",
+        _status,
+        examples=("edge-agent status", "edge-agent status --json | jq .report.models"),
+        description="Exit code 6 if none runs with this state folder.",
+    ),
+    Command(
+        ("why",),
+        HEADINGS[2],
+        "say why this device runs what it runs",
+        _why,
+        _add_why,
+        examples=("edge-agent why", "edge-agent why digits"),
+    ),
+)
 
 
 if __name__ == "__main__":

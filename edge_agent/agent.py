@@ -4,22 +4,24 @@
 2. Start: what was settled serves before any network is touched; then pipelines, then the link.
 3. Stop: pipelines first, so that the outbox gets what they still have to say; then the parts that
    talk to the hub; the link says goodbye last.
-4. A part that dies is restarted by its Worker; one that says UnavailableError ends the agent.
+4. What was opened is closed again, also when the agent cannot be built to its end.
+5. A part that dies is restarted by its Worker; one that says UnavailableError ends the agent.
 """
 
-import fcntl
 import logging
-import os
 import threading
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
 from edge_agent.config import AgentConfig
-from edge_agent.file_status import StatusFile
+from edge_agent.file_status import LOCK_NAME, StatusFile
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.onnx_session import load_onnx_session
+from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
 from edge_agent.pipelines import Pipelines
+from edge_agent.telemetry.events import OperatorEvents
 from edge_agent.telemetry.procfs_host import ProcfsHost
 from edge_agent.telemetry.publisher import Publisher
 from edge_agent.telemetry.sql_outbox import SqlOutbox
@@ -36,12 +38,14 @@ from edge_agent.uplink.procfs_machine import read_boot_id, read_hardware
 from edge_agent.uplink.renewal import Renewal
 from edge_agent.uplink.target_inbox import TargetInbox
 from shared.clock import Clock
-from shared.durable_file import make_folder
-from shared.errors import UnavailableError
+from shared.durable_file import make_folder, make_private_folder
+from shared.file_lock import FileLock
 from shared.link.paho_link import LinkSettings, PahoLink
 from shared.release.receipt import sign_receipt
 from shared.wire.blocks import BlockRequest
 from shared.wire.presence import Presence
+from shared.wire.records import EventRecord
+from shared.wire.report import Report
 from shared.wire.topics import device_filters
 from shared.worker import Worker
 
@@ -58,74 +62,30 @@ class Agent:
 
         Args: state: the folder of this agent, which has joined a hub.
 
-        Raises UnavailableError `identity.missing` or another of the identity's, `agent.running`.
+        Raises RefusedError `identity.missing` or another of the identity's; UnavailableError
+        `agent.running`, `state.unusable`; TransientError `disk.write_failed`.
         """
+        limit_arenas()
         self._config = config
         self._clock = clock
-        self._lock = _lock(state)
-        self._identity = FileIdentity(state / "identity")
-        self._identity.check()
-        self._device = self._identity.device_id
-        self._models = {name: ActiveModel(name) for name in config.models}
-        self._outbox = SqlOutbox(state / "outbox.db", config.outbox, clock)
-        self._host = ProcfsHost(state, clock)
-        self._link = self._build_link()
-        self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
-        self._transfer = BlockTransfer(self._request_blocks, clock, config.transfer)
-        self._pipelines = Pipelines(
-            config.pipelines,
-            self._models,
-            outbox=self._outbox,
-            telemetry=config.telemetry,
-            clock=clock,
-        )
-        self._updater = self._build_updater(state)
-        self._renewal = Renewal(self._identity, self._link, clock=clock)
-        self._announcer = Announcer(
-            self._link,
-            self._device,
-            birth=Presence(
-                is_online=True,
-                reason="started",
-                agent_version=version("isthmus"),
-                boot_id=read_boot_id(),
-                hardware=read_hardware(),
-            ),
-            updater=self._updater,
-            outbox=self._outbox,
-            clock=clock,
-        )
-        self._inbox = TargetInbox(
-            self._link,
-            updater=self._updater,
-            publisher=self._publisher,
-            transfer=self._transfer,
-            renewal=self._renewal,
-            announcer=self._announcer,
-        )
-        self._status = StatusFile(state / "run" / "status.json")
-        # In the order of start; stopped the other way round.
-        self._workers = [
-            Worker(name, run, clock=clock)
-            for name, run in (
-                ("outbox", self._outbox.run),
-                ("inbox", self._inbox.run),
-                ("publisher", self._publisher.run),
-                ("announcer", self._announcer.run),
-                ("renewal", self._renewal.run),
-                ("updater", self._updater.run),
-            )
-        ]
+        with ExitStack() as opened:
+            self._open_state(state, opened)
+            self._build_parts(state)
+            self._opened = opened.pop_all()
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set. Raises UnavailableError if a part cannot go on."""
         log.info("agent.starting", extra={"device": self._device})
         try:
             self._updater.start()
+            self._events.begin(
+                self._updater.report().models, outbox_dropped=self._outbox.dropped_count
+            )
             self._pipelines.follow(self._wanted_pipelines())
             for worker in self._workers:
                 worker.start()
             self._link.start()
+            hand_back_memory()  # What only starting needed
             log.info("agent.started", extra={"device": self._device})
             self._tick_until(stop)
         finally:
@@ -137,11 +97,13 @@ class Agent:
             self._pipelines.follow(self._wanted_pipelines())
             self._pipelines.tick()
             now_s = self._clock.monotonic_s()
+            report = self._updater.report()
+            self._tell_events(report, now_s)
             if now_s - host_s >= self._config.telemetry.host_s:
                 host_s = now_s
-                self._outbox.append(self._host.read())
+                self._tell_host(now_s)
             self._status.write(
-                report=self._updater.report(),
+                report=report,
                 device=self._device,
                 hub_url=self._identity.hub.url,
                 is_connected=self._link.is_connected,
@@ -154,18 +116,90 @@ class Agent:
                     raise worker.fatal
             self._clock.wait(stop, TICK_S)
 
+    def _tell_events(self, report: Report, now_s: float) -> None:
+        standings = self._pipelines.standings()
+        for event in (
+            *self._events.of_pipelines(standings, now_s=now_s),
+            *self._events.of_models(report.models),
+        ):
+            self._tell(event)
+
+    def _tell_host(self, now_s: float) -> None:
+        host = self._host.read()
+        self._outbox.append(host)
+        dropped_count = self._outbox.dropped_count
+        for event in self._events.of_host(host, outbox_dropped=dropped_count, now_s=now_s):
+            self._tell(event)
+
+    def _tell(self, event: EventRecord) -> None:
+        log.info("event.told", extra={"code": event.code, "text": event.text})
+        self._outbox.append(event)
+
     def _stop(self) -> None:
         log.info("agent.stopping", extra={"device": self._device})
         self._pipelines.stop()
         for worker in reversed(self._workers):
             worker.request_stop()
         for worker in reversed(self._workers):
-            if worker.is_alive:
-                worker.stop()
+            worker.stop()
         self._link.stop()
-        self._outbox.close()
-        self._status.remove()
-        os.close(self._lock)
+        self._opened.close()
+
+    def _open_state(self, state: Path, opened: ExitStack) -> None:
+        make_private_folder(state)
+        make_folder(state / "run", mode=0o700)
+        lock = FileLock(
+            state / "run" / LOCK_NAME,
+            code="agent.running",
+            holder=f"Another agent runs with the state folder {state}",
+        )
+        opened.callback(lock.release)
+        self._identity = FileIdentity(state / "identity")
+        self._identity.check()
+        self._device = self._identity.device_id
+        self._outbox = SqlOutbox(state / "outbox.db", self._config.outbox, self._clock)
+        opened.callback(self._outbox.close)
+        self._status = StatusFile(state / "run")
+        opened.callback(self._status.remove)
+
+    def _build_parts(self, state: Path) -> None:
+        config, clock = self._config, self._clock
+        self._models = {name: ActiveModel(name) for name in config.models}
+        self._host = ProcfsHost(state, clock)
+        self._events = OperatorEvents(disk_free_bytes_min=config.updates.free_bytes_min)
+        self._link = self._build_link()
+        self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
+        self._transfer = BlockTransfer(self._request_blocks, clock, config.transfer)
+        self._pipelines = Pipelines(
+            config.pipelines,
+            self._models,
+            outbox=self._outbox,
+            telemetry=config.telemetry,
+            clock=clock,
+        )
+        self._updater = self._build_updater(state)
+        self._renewal = Renewal(self._identity, self._link, clock=clock)
+        self._announcer = self._build_announcer()
+        self._inbox = TargetInbox(
+            self._link,
+            updater=self._updater,
+            publisher=self._publisher,
+            transfer=self._transfer,
+            renewal=self._renewal,
+            announcer=self._announcer,
+        )
+        # In the order of start; stopped the other way round.
+        self._workers = [
+            Worker(name, run, clock=clock)
+            for name, run in (
+                ("outbox", self._outbox.run),
+                ("inbox", self._inbox.run),
+                ("publisher", self._publisher.run),
+                ("announcer", self._announcer.run),
+                ("renewal", self._renewal.run),
+                ("updater", self._updater.run),
+            )
+        ]
 
     def _wanted_pipelines(self) -> tuple[str, ...] | None:
         target = self._updater.target
@@ -193,6 +227,23 @@ class Agent:
             with_last_will=True,
         )
 
+    def _build_announcer(self) -> Announcer:
+        birth = Presence(
+            is_online=True,
+            reason="started",
+            agent_version=version("isthmus"),
+            boot_id=read_boot_id(),
+            hardware=read_hardware(),
+        )
+        return Announcer(
+            self._link,
+            self._device,
+            birth=birth,
+            updater=self._updater,
+            outbox=self._outbox,
+            clock=self._clock,
+        )
+
     def _build_updater(self, state: Path) -> Updater:
         settings = self._config.updates
         verifier = TufVerifier(self._transfer, folder=state / "tuf", bootstrap=self._identity.root)
@@ -215,19 +266,3 @@ class Agent:
             clock=self._clock,
             settings=settings,
         )
-
-
-def _lock(state: Path) -> int:
-    """Return the descriptor that holds this folder for this process, until it ends."""
-    make_folder(state / "run", mode=0o700)
-    descriptor = os.open(state / "run" / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise UnavailableError(
-            "agent.running",
-            f"Another agent runs with the state folder {state}.",
-            remedy="Stop it, or give this one a folder of its own with --state.",
-        ) from error
-    return descriptor

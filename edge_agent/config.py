@@ -17,6 +17,7 @@ from edge_agent.telemetry.sinks import HubSinkSettings, SinkSettings
 from edge_agent.telemetry.sql_outbox import OutboxSettings
 from edge_agent.updates.transfer import TransferSettings
 from edge_agent.updates.updater import UpdateSettings
+from shared.logs import LogLevel
 from shared.release.digest import digest_of
 from shared.settings import Settings, load_toml
 from shared.wire.limits import Name
@@ -54,7 +55,7 @@ class AgentConfig(Settings, frozen=True):
     """The whole file."""
 
     pipelines: Annotated[tuple[PipelineSettings, ...], Meta(min_length=1, max_length=PIPELINES_MAX)]
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     outbox: OutboxSettings = OutboxSettings()
     publisher: PublisherSettings = PublisherSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

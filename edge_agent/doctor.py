@@ -4,7 +4,6 @@ A finding is a value; looking is done here, one function per question, none of t
 anything. What must not live here: printing.
 """
 
-import os
 import socket
 import ssl
 import threading
@@ -18,6 +17,7 @@ from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.http_enrolment import fetch_introduction, parse_hub_url
 from shared.clock import Clock, now_ms
 from shared.errors import IsthmusError
+from shared.file_findings import look_at_disk, look_at_folder
 from shared.findings import Finding, Level
 
 CONNECT_S_MAX = 5.0
@@ -30,17 +30,24 @@ DAY_S = 86_400
 
 def examine(state: Path, config: Path | None, clock: Clock) -> Iterator[Finding]:
     """Yield one finding after the other, in the order in which they should be fixed."""
-    yield _state(state)
-    identity = FileIdentity(state / "identity")
-    yield _identity(identity)
-    if identity.is_joined:
+    folder = look_at_folder(state, made_by="It is made when the device joins")
+    yield folder
+    if folder.level is not Level.BAD:  # Else this user may not look into it.
+        yield from _membership(FileIdentity(state / "identity"), clock)
+    if config is not None:
+        yield from _configuration(config, clock)
+    yield look_at_disk(state, bytes_min=DISK_BYTES_MIN)
+    if folder.level is not Level.BAD:
+        yield _running(state, clock)
+
+
+def _membership(identity: FileIdentity, clock: Clock) -> Iterator[Finding]:
+    finding = _identity(identity)
+    yield finding
+    if finding.level is not Level.BAD:
         yield from _guarded("certificate", lambda: _certificate(identity, clock))
         yield from _guarded("clock", lambda: _clock(identity, clock))
         yield from _guarded("broker", lambda: _broker(identity))
-    if config is not None:
-        yield from _configuration(config, clock)
-    yield _disk(state)
-    yield _running(state, clock)
 
 
 def _guarded(topic: str, look: Callable[[], Finding]) -> Iterator[Finding]:
@@ -50,33 +57,15 @@ def _guarded(topic: str, look: Callable[[], Finding]) -> Iterator[Finding]:
         yield Finding(topic, Level.BAD, error.message, error.remedy)
 
 
-def _state(state: Path) -> Finding:
-    if not state.is_dir():
-        return Finding(
-            "state folder",
-            Level.WARNING,
-            f"{state} is not there yet.",
-            "It is made when the device joins; name another with --state.",
-        )
-    if not os.access(state, os.W_OK):
-        return Finding(
-            "state folder",
-            Level.BAD,
-            f"{state} cannot be written by this user.",
-            f"chown -R $(id -un) {state}",
-        )
-    return Finding("state folder", Level.GOOD, str(state))
-
-
 def _identity(identity: FileIdentity) -> Finding:
-    if not identity.is_joined:
-        return Finding(
-            "identity",
-            Level.BAD,
-            "This device has not joined a hub.",
-            "On the hub run `cloud-hub token create`, then here the command that it prints.",
-        )
     try:
+        if not identity.is_joined:
+            return Finding(
+                "identity",
+                Level.BAD,
+                "This device has not joined a hub.",
+                "On the hub run `cloud-hub token create`, then here the command that it prints.",
+            )
         identity.check()
     except IsthmusError as error:
         return Finding("identity", Level.BAD, error.message, error.remedy)
@@ -115,10 +104,10 @@ def _clock(identity: FileIdentity, clock: Clock) -> Finding:
 def _broker(identity: FileIdentity) -> Finding:
     hub = identity.hub
     where = f"{hub.broker_host}:{hub.broker_port}"
-    tls = ssl.create_default_context(cafile=str(identity.ca_path))
-    tls.load_cert_chain(identity.certificate_path, identity.key_path)
     address = (hub.broker_host, hub.broker_port)
     try:
+        tls = ssl.create_default_context(cafile=str(identity.ca_path))
+        tls.load_cert_chain(identity.certificate_path, identity.key_path)
         with (
             socket.create_connection(address, timeout=CONNECT_S_MAX) as plain,
             tls.wrap_socket(plain, server_hostname=hub.broker_host),
@@ -179,22 +168,8 @@ def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:
             yield Finding(topic, Level.GOOD, f"{source.description} gives items")
 
 
-def _disk(state: Path) -> Finding:
-    existing = next(folder for folder in (state, *state.parents) if folder.is_dir())
-    status = os.statvfs(existing)
-    free = status.f_bavail * status.f_frsize
-    if free < DISK_BYTES_MIN:
-        return Finding(
-            "disk",
-            Level.WARNING,
-            f"{free >> 20} MiB free at {existing}.",
-            f"Make room: releases and the outbox want {DISK_BYTES_MIN >> 20} MiB.",
-        )
-    return Finding("disk", Level.GOOD, f"{free >> 20} MiB free")
-
-
 def _running(state: Path, clock: Clock) -> Finding:
-    status = StatusFile(state / "run" / "status.json").read(now_s=clock.now_s())
+    status = StatusFile(state / "run").read(now_s=clock.now_s())
     if status is None:
         return Finding(
             "agent", Level.WARNING, "It does not run.", "edge-agent run --config agent.toml"

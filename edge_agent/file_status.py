@@ -1,10 +1,13 @@
 """StatusFile: what the running agent says of itself on its own machine, for `edge-agent status`.
 
-Written whole every WRITE_S, not flushed: it is of use only while the agent runs.
+1. Written whole every WRITE_S, not flushed: it is of use only while the agent runs.
+2. Read only while an agent holds the lock beside it: what a killed one left says nothing.
+3. One older than STALE_S is of an agent that hangs, and says nothing either.
 """
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +15,14 @@ import msgspec
 from msgspec import Meta
 
 from edge_agent.telemetry.sql_outbox import SqlOutbox
+from shared.file_lock import is_locked
 from shared.ids import DeviceId
 from shared.wire.report import Report
 
 WRITE_S = 1.0
-STALE_S = 10.0  # A status older than this is of an agent that is gone
+STALE_S = 10.0
+STATUS_NAME = "status.json"
+LOCK_NAME = "lock"  # Held by the agent while it runs
 FILE_BYTES_MAX = 1 << 20
 
 
@@ -39,9 +45,10 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 class StatusFile:
     """One file. Written by the agent, read by the command line."""
 
-    def __init__(self, path: Path) -> None:
-        """Args: the file; its folder exists when it is written."""
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        """Args: the folder of the file and the lock; it exists when the file is written."""
+        self._path = folder / STATUS_NAME
+        self._lock_path = folder / LOCK_NAME
         self._started_s = 0.0
         self._written_s = 0.0
 
@@ -83,6 +90,8 @@ class StatusFile:
 
     def read(self, *, now_s: float) -> AgentStatus | None:
         """Return what the running agent says; None if none runs with this folder."""
+        if not is_locked(self._lock_path):
+            return None
         try:
             if self._path.stat().st_size > FILE_BYTES_MAX:
                 return None
@@ -93,4 +102,5 @@ class StatusFile:
 
     def remove(self) -> None:
         """Take the file away: the agent ends."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # A disk that is gone; nobody reads the file without the lock.
+            self._path.unlink(missing_ok=True)

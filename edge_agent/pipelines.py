@@ -4,6 +4,7 @@
 2. Which pipelines run is what the Target names; without a word from the hub, all of them.
 3. A pipeline that is stopped is made anew when it starts again: a source that was in the middle of
    a file begins at its start.
+4. QUIET_S after a model's releases changed, the memory that the change took is handed back.
 """
 
 import logging
@@ -11,12 +12,14 @@ import threading
 from collections.abc import Mapping
 
 from edge_agent.config import PipelineSettings, TelemetrySettings
-from edge_agent.inference.active_model import ActiveModel
+from edge_agent.inference.active_model import ActiveModel, Line
 from edge_agent.inference.loop import InferenceLoop
 from edge_agent.inference.pipeline_state import pipeline_state
+from edge_agent.inference.procfs_memory import hand_back_memory
 from edge_agent.sources.capture import CaptureLoop
 from edge_agent.sources.mailbox import mailbox_for
 from edge_agent.sources.opening import open_source
+from edge_agent.telemetry.events import PipelineStanding
 from edge_agent.telemetry.file_sink import FileSink
 from edge_agent.telemetry.sinks import ItemCounts, Outbox, WindowSink, open_sink
 from shared.clock import Clock
@@ -26,6 +29,7 @@ from shared.worker import Worker
 log = logging.getLogger(__name__)
 
 DETAIL_CHARS_MAX = 500
+QUIET_S = 3.0
 STOPPED = "stopped"
 
 
@@ -43,7 +47,7 @@ class Pipeline:
     ) -> None:
         """Put the parts together; nothing runs yet."""
         source = open_source(settings.source, clock)
-        mailbox = mailbox_for(source)
+        mailbox = mailbox_for(source, clock)
         self.settings = settings
         self._mailbox = mailbox
         self._sinks = [open_sink(sink, outbox, clock) for sink in settings.sinks]
@@ -92,12 +96,24 @@ class Pipeline:
             self._capture.status,
             is_waiting_for_model=self._loop.is_waiting_for_model,
             is_over=self._loop.is_over,
+            failing=self._loop.failing,
         )
         return PipelineReport(
             pipeline=self.settings.name,
             model=self.settings.model,
             state=state,
             detail=detail[:DETAIL_CHARS_MAX],
+        )
+
+    def standing(self) -> PipelineStanding:
+        """Return what an operator may have to be told."""
+        lost, bad = self._capture.messages_lost_and_bad
+        return PipelineStanding(
+            pipeline=self.settings.name,
+            source=self._capture.status,
+            failing=self._loop.failing,
+            messages_lost=lost,
+            messages_bad=bad,
         )
 
     def _counts(self) -> ItemCounts:
@@ -125,6 +141,8 @@ class Pipelines:
         self._clock = clock
         self._running: dict[str, Pipeline] = {}
         self._lock = threading.Lock()
+        self._lines: tuple[Line, ...] = ()
+        self._changed_s: float | None = None  # None: what the last change took is handed back
 
     def follow(self, wanted: tuple[str, ...] | None) -> None:
         """Run the pipelines named in `wanted` (None: all); names that are not here are ignored."""
@@ -146,15 +164,31 @@ class Pipelines:
             pipeline.start()
 
     def tick(self) -> None:
-        """Let every pipeline close its telemetry window if it is time."""
+        """Let every pipeline close its telemetry window if it is time; see rule 4 too."""
         with self._lock:
             running = list(self._running.values())
         for pipeline in running:
             pipeline.tick()
+        self._tend_memory()
+
+    def _tend_memory(self) -> None:
+        lines = tuple(model.line for model in self._models.values())
+        now_s = self._clock.monotonic_s()
+        if lines != self._lines:
+            self._lines, self._changed_s = lines, now_s
+        elif self._changed_s is not None and now_s - self._changed_s >= QUIET_S:
+            self._changed_s = None
+            hand_back_memory()
 
     def stop(self) -> None:
         """Stop all of them."""
         self.follow(())
+
+    def standings(self) -> tuple[PipelineStanding, ...]:
+        """Return how those that run stand."""
+        with self._lock:
+            running = list(self._running.values())
+        return tuple(pipeline.standing() for pipeline in running)
 
     def reports(self) -> tuple[PipelineReport, ...]:
         """Return how each stands, in the order of the configuration."""

@@ -3,26 +3,19 @@
 The same source, session, runner and decisions as in a pipeline; only the update part is left out.
 Where no source settings are given, `guess_source` tells them from a path or an address.
 
-What must not live here: printing (the command line's), anything that enrols or sends.
+What must not live here: counting (try_summary.py), printing (the command line's), anything that
+enrols or sends.
 """
 
-import resource
-import statistics
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.opencv_snapshot import write_snapshot
-from edge_agent.sources.item import Frame, Item
+from edge_agent.sources.item import Item
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.settings import (
     CameraSettings,
@@ -36,36 +29,13 @@ from edge_agent.sources.settings import (
     WindowSettings,
 )
 from edge_agent.sources.source import Source
+from edge_agent.try_summary import Tally, TrySummary
 from shared.clock import Clock, SystemClock
-from shared.errors import ContractError, RefusedError
+from shared.errors import ContractError
 from shared.model.spec import ModelSpec, WindowInput, parse_spec
-from shared.wire.records import Classified, Detected, Outcome, Scored
 
 ITEMS_DEFAULT = 1000
-LABELS_SHOWN_MAX = 20
-LATENCIES_MAX = 100_000
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "tcp://", "udp://")
-
-
-@dataclass(frozen=True, slots=True)
-class TrySummary:
-    """What came of a try."""
-
-    model: str
-    runtime: str
-    source: str
-    items: int
-    items_failed: int
-    first_failure: str
-    seconds: float
-    fps: float  # Items a second, capture included
-    inference_ms_p50: float
-    inference_ms_p95: float
-    rss_mb_max: float  # Of this process, from its start
-    confidence_mean: float
-    labels: dict[str, int]  # Items of a class; boxes of a class; "anomalous" and "normal"
-    items_with_boxes: int
-    snapshot: str  # Where it was written; empty if it was not
 
 
 def run_try(
@@ -101,7 +71,7 @@ def run_try(
     session = load_onnx_session(model, model_spec)
     source_settings = guess_source(source, model_spec) if isinstance(source, str) else source
     opened = open_source(source_settings, clock)
-    tally = _Tally(ItemRunner(session, settings or DecisionSettings(), clock))
+    tally = Tally(ItemRunner(session, settings or DecisionSettings(), clock))
     started_s = clock.monotonic_s()
     opened.open()
     try:
@@ -156,87 +126,6 @@ def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
     return VideoSettings(path=text, pace=Pace.AS_FAST)
 
 
-def summary_as_json(summary: TrySummary) -> bytes:
-    """Return a summary as one line of JSON."""
-    return msgspec.json.encode(asdict(summary))
-
-
-def summary_as_text(summary: TrySummary) -> str:
-    """Return a summary for a person, several lines."""
-    found = ", ".join(f"{label} {count}" for label, count in summary.labels.items()) or "nothing"
-    lines = [
-        f"{summary.items} items of {summary.source} in {summary.seconds:.1f} s: "
-        f"{summary.fps:.1f} a second",
-        f"inference: median {summary.inference_ms_p50:.2f} ms, "
-        f"95 % within {summary.inference_ms_p95:.2f} ms ({summary.runtime})",
-        f"memory: {summary.rss_mb_max:.0f} MB at most",
-        f"found: {found}; mean confidence {summary.confidence_mean:.2f}",
-    ]
-    if summary.items_failed:
-        lines.append(f"failed: {summary.items_failed} items; the first: {summary.first_failure}")
-    if summary.snapshot:
-        lines.append(f"snapshot: {summary.snapshot}")
-    return "\n".join(lines)
-
-
-class _Tally:
-    """Counts what comes; keeps the frame of which the model is surest."""
-
-    def __init__(self, runner: ItemRunner) -> None:
-        self._runner = runner
-        self._previous: Outcome | None = None
-        self._latencies_ms: list[float] = []
-        self._confidences = 0.0
-        self._labels: Counter[str] = Counter()
-        self._items = self._items_failed = self._items_with_boxes = 0
-        self._first_failure = ""
-        self._best_rank = (-1.0, -1.0)
-        self.best: tuple[NDArray[np.uint8], Outcome] | None = None
-
-    def add(self, item: Item) -> None:
-        """Run the model on one item."""
-        self._items += 1
-        try:
-            run = self._runner.run(item, previous=self._previous)
-        except RefusedError as error:
-            self._items_failed += 1
-            self._first_failure = self._first_failure or str(error)
-            return
-        self._previous = outcome = run.conclusion.outcome
-        if len(self._latencies_ms) < LATENCIES_MAX:
-            self._latencies_ms.append(run.inference_ms)
-        self._confidences += run.conclusion.confidence
-        self._labels.update(_labels_of(outcome))
-        self._items_with_boxes += isinstance(outcome, Detected) and bool(outcome.boxes)
-        rank = _rank(outcome, run.conclusion.confidence)
-        if isinstance(item, Frame) and rank > self._best_rank:
-            self._best_rank = rank
-            self.best = (item.pixels, outcome)
-
-    def summary(
-        self, *, model: str, runtime: str, source: str, seconds: float, snapshot: str
-    ) -> TrySummary:
-        """Return what was counted."""
-        decided = self._items - self._items_failed
-        return TrySummary(
-            model=model,
-            runtime=runtime,
-            source=source,
-            items=self._items,
-            items_failed=self._items_failed,
-            first_failure=self._first_failure,
-            seconds=seconds,
-            fps=self._items / seconds if seconds > 0 else 0.0,
-            inference_ms_p50=statistics.median(self._latencies_ms or [0.0]),
-            inference_ms_p95=float(np.percentile(self._latencies_ms or [0.0], 95)),
-            rss_mb_max=_rss_mb_max(),
-            confidence_mean=self._confidences / decided if decided else 0.0,
-            labels=dict(self._labels.most_common(LABELS_SHOWN_MAX)),
-            items_with_boxes=self._items_with_boxes,
-            snapshot=snapshot,
-        )
-
-
 def _items(source: Source, items_max: int, stop: threading.Event) -> Iterator[Item]:
     count = 0
     while not items_max or count < items_max:
@@ -245,23 +134,6 @@ def _items(source: Source, items_max: int, stop: threading.Event) -> Iterator[It
             return
         count += 1
         yield item
-
-
-def _labels_of(outcome: Outcome) -> list[str]:
-    match outcome:
-        case Classified(label=label):
-            return [label]
-        case Detected(boxes=boxes):
-            return [box.label for box in boxes]
-        case Scored(is_anomalous=is_anomalous):
-            return ["anomalous" if is_anomalous else "normal"]
-
-
-def _rank(outcome: Outcome, confidence: float) -> tuple[float, float]:
-    """Return what makes a frame worth showing: sure boxes, many of them, then confidence."""
-    if isinstance(outcome, Detected):
-        return (sum(box.confidence for box in outcome.boxes), confidence)
-    return (confidence, 0.0)
 
 
 def _numeric_columns(path: Path, count: int) -> tuple[str, ...]:
@@ -306,8 +178,3 @@ def _read(spec: Path) -> bytes:
         raise ContractError(
             "config.missing", f"Cannot read {spec}: {error.strerror}.", remedy="Check the path."
         ) from error
-
-
-def _rss_mb_max() -> float:
-    """Return the most memory this process ever had, in MB (ru_maxrss is in KiB on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from shared.errors import TransientError
 
+PRIVATE_MODE = 0o700
+
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Make `data` the content of the file at `path`, with exactly these permissions.
@@ -56,12 +58,27 @@ def make_folder(path: Path, *, mode: int = 0o755) -> None:
 
     Raises TransientError `disk.write_failed`.
     """
-    if path.is_dir():
-        return
     try:
+        if path.is_dir():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=mode, exist_ok=True)
         sync_folder(path.parent)
+    except OSError as error:
+        raise write_failed(path, error) from error
+
+
+def make_private_folder(path: Path) -> None:
+    """Make the folder at `path` one into which only its own user can look, whatever it was.
+
+    What programs write into it then needs no care of its own: a database, a model, a journal.
+    Raises TransientError `disk.write_failed`.
+    """
+    make_folder(path, mode=PRIVATE_MODE)
+    try:
+        is_open = path.stat().st_mode & ~PRIVATE_MODE & 0o777
+        if is_open and path.stat().st_uid == os.geteuid():
+            path.chmod(PRIVATE_MODE)
     except OSError as error:
         raise write_failed(path, error) from error
 

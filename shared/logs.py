@@ -9,8 +9,13 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Annotated, TextIO
 
+from msgspec import Meta
+
+OWN_PACKAGES = ("shared", "edge_agent", "cloud_hub")
+# A pattern, not a Literal: the error for a wrong one then says which there are.
+LogLevel = Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -44,10 +49,16 @@ class PlainFormatter(logging.Formatter):
         return text
 
 
-def set_up_logging(*, level: str = "INFO", stream: TextIO = sys.stdout) -> None:
-    """Send every log line to `stream`: plain where it is a terminal, JSON elsewhere."""
+def set_up_logging(*, level: LogLevel = "INFO", stream: TextIO = sys.stdout) -> None:
+    """Send every log line to `stream`: plain where it is a terminal, JSON elsewhere.
+
+    Args: `level` is ours; of libraries only warnings and worse are kept: what they tell on INFO an
+    operator would not tell a colleague.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PlainFormatter() if stream.isatty() else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(logging.WARNING)
+    for package in OWN_PACKAGES:
+        logging.getLogger(package).setLevel(level.upper())

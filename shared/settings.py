@@ -43,6 +43,14 @@ def parse_toml(data: bytes, shape: type[T], *, name: str) -> T:
     try:
         return msgspec.toml.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise ContractError("config.invalid", f"{name}: {error}.") from error
+        raise ContractError(
+            "config.invalid",
+            f"{name}: {error}.",
+            remedy="Correct that key; `$` stands for the whole file.",
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractError("config.invalid", f"{name} is not TOML: {error}.") from error
+        raise ContractError(
+            "config.invalid",
+            f"{name} is not TOML: {error}.",
+            remedy="Correct it there. TOML is text in UTF-8; see https://toml.io.",
+        ) from error

@@ -59,6 +59,7 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         openapi_url=OPENAPI_PATH,
         docs_url=None,  # Swagger's page comes from a CDN.
         redoc_url=None,
+        redirect_slashes=False,  # A path is there or it is not: a redirect would lose a body.
     )
     app.state.services = services
     app.state.settings = settings

@@ -1,12 +1,11 @@
 """/health, open to all: is the hub well? And /api/v1/hub: what it is."""
 
-import sqlalchemy as sa
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from cloud_hub.api.bodies import AnswerBody, errors
 from cloud_hub.api.services import HubStatus, PartStatus, Services, ServicesDep
-from shared.errors import TransientError
+from shared.errors import TransientError, UnavailableError
 
 routes = APIRouter(tags=["Hub"])
 
@@ -46,10 +45,9 @@ class HubOut(AnswerBody):
 def all_parts(services: Services, status: HubStatus) -> tuple[PartStatus, ...]:
     """Return the state of the database, tried now, and of the parts the hub reports."""
     try:
-        with services.database.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
+        services.database.check()
         database = PartStatus("database", is_good=True)
-    except TransientError as error:
+    except (TransientError, UnavailableError) as error:
         database = PartStatus("database", is_good=False, detail=error.code)
     return (database, *status.parts)
 

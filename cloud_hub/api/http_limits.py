@@ -1,6 +1,8 @@
 """Limits and headers around every HTTP answer: body sizes, and what browsers may do with a page.
 
-1. A body must say its length first, so that one that is too large is refused unread.
+1. A body must say its length first, so that one that is too large is refused unread. Of uploads
+   only UPLOADS_MAX are taken at once: each is held in memory whole, and its examination takes a
+   thread for as long as it lasts.
 2. No page of ours loads anything from elsewhere, runs inline script or style, or is framed.
 """
 
@@ -9,9 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.api.errors import error_response
 from cloud_hub.api.settings import ApiSettings
-from shared.errors import ContractError
+from shared.errors import ContractError, TransientError
 
 UPLOAD_PATH = "/api/v1/releases"
+UPLOADS_MAX = 4
 STATIC_PREFIX = "/static/"
 CONTENT_POLICY = "; ".join(
     (
@@ -68,14 +71,32 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, *, settings: ApiSettings) -> None:
         self._app = app
         self._settings = settings
+        self._uploads_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         problem = self._problem(scope) if scope["type"] == "http" else None
-        if problem is None:
-            await self._app(scope, receive, send)
-        else:
+        if problem is not None:
             await error_response(problem)(scope, receive, send)
+        elif scope["type"] == "http" and _is_upload(scope):
+            await self._serve_upload(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._uploads_count >= UPLOADS_MAX:
+            busy = TransientError(
+                "limit.uploads",
+                f"{UPLOADS_MAX} models are being taken in.",
+                remedy="Try again when they are done.",
+            )
+            await error_response(busy)(scope, receive, send)
+            return
+        self._uploads_count += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._uploads_count -= 1
 
     def _problem(self, scope: Scope) -> ContractError | None:
         headers = Headers(scope=scope)
@@ -85,7 +106,7 @@ class BodyLimit:
                 "The request does not say how long its body is.",
                 remedy="Send Content-Length instead of a chunked body.",
             )
-        is_upload = scope["path"] == UPLOAD_PATH and scope["method"] == "POST"
+        is_upload = _is_upload(scope)
         limit = self._settings.upload_bytes_max if is_upload else self._settings.body_bytes_max
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > limit:
@@ -95,3 +116,7 @@ class BodyLimit:
                 remedy="Raise api.upload_bytes_max in the hub's settings." if is_upload else "",
             )
         return None
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["path"] == UPLOAD_PATH and scope["method"] == "POST")

@@ -113,8 +113,24 @@ class DeviceModels(msgspec.Struct, frozen=True):
     models: tuple[DeviceModel, ...]
 
 
+class OpenToken(msgspec.Struct, frozen=True):
+    """A join token that nobody used yet."""
+
+    token_id: str
+    name: str | None
+    groups: tuple[str, ...]
+    created_ms: int
+    expires_ms: int
+
+
+class OpenTokens(msgspec.Struct, frozen=True):
+    """Join tokens, the one that ends first, first."""
+
+    tokens: tuple[OpenToken, ...]
+
+
 class JoinToken(msgspec.Struct, frozen=True):
-    """A join token."""
+    """A new join token."""
 
     expires_ms: int
     join_command: str

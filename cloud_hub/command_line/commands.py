@@ -1,10 +1,7 @@
-"""Command: one row of the command line. The parser, the help and the dispatch are made from rows.
-
-A row added here, or handed to `build_parser` by `__main__`, is all that a new command needs.
-"""
+"""What a command needs that talks to a hub: the client, and where it writes."""
 
 import argparse
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +13,6 @@ from shared.errors import ContractError
 LOCAL_TOKEN_FILE = Path("run") / "local-token"
 CA_FILE = Path("pki") / "ca.crt"
 TOKEN_BYTES_MAX = 4096
-
-Run = Callable[[argparse.Namespace], int]
-AddArguments = Callable[[argparse.ArgumentParser], None]
-
-
-def no_arguments(_parser: argparse.ArgumentParser) -> None:
-    """Take nothing but the global options."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: `cloud-hub devices list` has the words ("devices", "list")."""
-
-    words: tuple[str, ...]
-    heading: str  # Under which it stands in the help
-    summary: str  # One line, starting with a verb
-    run: Run
-    add_arguments: AddArguments = no_arguments
-    examples: tuple[str, ...] = ()
-    description: str = ""  # More than the summary, where there is more to know
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +30,7 @@ def open_context(args: argparse.Namespace) -> Context:
     Raises ContractError `operator.token_unreadable`, `hub.url` or `hub.ca`.
     """
     ca: Path | None = args.ca
-    if ca is None and (args.state / CA_FILE).is_file():
+    if ca is None and os.access(args.state / CA_FILE, os.R_OK):
         ca = args.state / CA_FILE
     return Context(
         hub=HubClient(args.hub, token=_read_token(args), ca=ca),
@@ -74,6 +51,11 @@ def _read_token(args: argparse.Namespace) -> str:
             return ""
         raise ContractError(
             "operator.token_unreadable",
-            f"Cannot read the operator token from {path}: {error}.",
-            remedy="Name a file that holds it with --operator-token-file.",
+            f"Cannot read the operator token from {path}: {_reason(error)}.",
+            remedy="Run as the user that runs the hub, or name a file that holds an operator token "
+            "with --operator-token-file.",
         ) from error
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not text"

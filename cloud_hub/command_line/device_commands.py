@@ -1,61 +1,26 @@
-"""Commands about devices and the tokens they join with."""
+"""Commands about devices."""
 
 import argparse
-import re
-from typing import Final
 
 import msgspec
 
-from cloud_hub.command_line.answers import Device, DeviceModel, DeviceModels, Devices, JoinToken
-from cloud_hub.command_line.commands import Command, Context, open_context
-from cloud_hub.command_line.output import ago_text, clock_text, span_text
+from cloud_hub.command_line.answers import Device, DeviceModel, DeviceModels
+from cloud_hub.command_line.commands import Context, open_context
+from cloud_hub.command_line.finding import fetch_devices, find_device
+from cloud_hub.command_line.output import ago_text, clock_text
 from shared.clock import now_ms
+from shared.command_line import Command
 from shared.errors import ContractError
 from shared.exit_codes import DONE
 
 HEADING = "Devices"
-PAGE = 500
-PAGES_MAX = 200
-TTL_S_DEFAULT = 3600
-SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN = re.compile(r"^(\d{1,9}(?:\.\d{1,3})?)([smhd]?)$")
-
-
-def parse_span_s(text: str) -> float:
-    """Return "90", "90s", "15m", "2h" or "7d" in seconds."""
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write 90s, 15m, 2h or 7d")
-    return float(match[1]) * SECONDS[match[2] or "s"]
-
-
-def create_token(args: argparse.Namespace) -> int:
-    """Print the one command that joins a device."""
-    context = open_context(args)
-    body = {"name": args.name, "groups": args.group, "ttl_s": int(args.ttl)}
-    with context.hub as hub:
-        answer = hub.send("POST", "/api/v1/tokens", JoinToken, body)
-    left = span_text((answer.value.expires_ms - now_ms(context.clock)) / 1000)
-    context.output.say(f"Run this on the device, once, within {left}:")
-    context.output.say("")
-    context.output.say(f"  {answer.value.join_command}")
-    context.output.result(answer.json)
-    return DONE
 
 
 def list_devices(args: argparse.Namespace) -> int:
     """List the fleet."""
     context = open_context(args)
-    found: list[msgspec.Raw] = []
-    after: str | None = None
     with context.hub as hub:
-        for _ in range(PAGES_MAX):
-            query = {"group": args.group, "limit": PAGE, "after": after}
-            page = hub.get("/api/v1/devices", Devices, query=query).value
-            found += page.devices
-            after = page.next
-            if after is None:
-                break
+        found = fetch_devices(hub, group=args.group)
     devices = [msgspec.json.decode(raw, type=Device) for raw in found]
     at_ms = now_ms(context.clock)
     rows = [
@@ -81,8 +46,9 @@ def show_device(args: argparse.Namespace) -> int:
     """Show one device and what it runs."""
     context = open_context(args)
     with context.hub as hub:
-        answer = hub.get(f"/api/v1/devices/{args.device}", Device)
-        models = hub.get(f"/api/v1/devices/{args.device}/models", DeviceModels)
+        device_id = find_device(hub, args.device)
+        answer = hub.get(f"/api/v1/devices/{device_id}", Device)
+        models = hub.get(f"/api/v1/devices/{device_id}/models", DeviceModels)
     device, output = answer.value, context.output
     hardware = device.hardware
     output.facts(
@@ -125,7 +91,8 @@ def group_device(args: argparse.Namespace) -> int:
     if args.set is not None:
         return _change(args, {"groups": args.set})
     with context.hub as hub:
-        device = hub.get(f"/api/v1/devices/{args.device}", Device).value
+        device_id = find_device(hub, args.device)
+        device = hub.get(f"/api/v1/devices/{device_id}", Device).value
     groups = (set(device.groups) | set(args.add)) - set(args.remove)
     return _change(args, {"groups": sorted(groups)})
 
@@ -140,7 +107,8 @@ def revoke_device(args: argparse.Namespace) -> int:
             remedy="Add --yes to do it.",
         )
     with context.hub as hub:
-        answer = hub.send("POST", f"/api/v1/devices/{args.device}/revoke", Device)
+        device_id = find_device(hub, args.device)
+        answer = hub.send("POST", f"/api/v1/devices/{device_id}/revoke", Device)
     context.output.say(f"{answer.value.device_id} ({answer.value.name}) is revoked.")
     context.output.result(answer.json)
     return DONE
@@ -149,7 +117,8 @@ def revoke_device(args: argparse.Namespace) -> int:
 def _change(args: argparse.Namespace, change: dict[str, object]) -> int:
     context: Context = open_context(args)
     with context.hub as hub:
-        answer = hub.send("PATCH", f"/api/v1/devices/{args.device}", Device, change)
+        device_id = find_device(hub, args.device)
+        answer = hub.send("PATCH", f"/api/v1/devices/{device_id}", Device, change)
     device = answer.value
     groups = " ".join(device.groups) or "no group"
     context.output.say(f"{device.device_id} is {device.name!r}, in {groups}.")
@@ -173,26 +142,12 @@ def _failure(model: DeviceModel) -> str:
     return f"{model.failure.text} [{model.failure.code}]" if model.failure else ""
 
 
-def _token_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", help="what the device will be called")
-    parser.add_argument(
-        "--group", action="append", default=[], metavar="GROUP", help="a group to put it in; repeat"
-    )
-    parser.add_argument(
-        "--ttl",
-        type=parse_span_s,
-        default=TTL_S_DEFAULT,
-        metavar="SPAN",
-        help="how long the token is good: 15m, 2h, 7d (1h)",
-    )
-
-
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", help="only this group")
 
 
 def _device_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("device", metavar="DEVICE", help="a device's id, as `devices list` says it")
+    parser.add_argument("device", metavar="DEVICE", help="a device's id or its name")
 
 
 def _rename_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,30 +157,27 @@ def _rename_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _group_arguments(parser: argparse.ArgumentParser) -> None:
     _device_argument(parser)
-    parser.add_argument("--add", action="append", default=[], metavar="GROUP", help="repeat")
-    parser.add_argument("--remove", action="append", default=[], metavar="GROUP", help="repeat")
-    parser.add_argument("--set", nargs="*", metavar="GROUP", help="exactly these; none empties it")
+    parser.add_argument(
+        "--add", action="append", default=[], metavar="GROUP", help="a group to put it in; repeat"
+    )
+    parser.add_argument(
+        "--remove",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="a group to take it out of; repeat",
+    )
+    parser.add_argument(
+        "--set", nargs="*", metavar="GROUP", help="be in exactly these groups; none named: in none"
+    )
 
 
 def _revoke_arguments(parser: argparse.ArgumentParser) -> None:
     _device_argument(parser)
-    parser.add_argument("--yes", action="store_true", help="really do it")
+    parser.add_argument("--yes", action="store_true", help="yes, it is meant")
 
 
 COMMANDS = (
-    Command(
-        ("token", "create"),
-        HEADING,
-        "print the one command that joins a device",
-        create_token,
-        _token_arguments,
-        examples=(
-            "cloud-hub token create",
-            "cloud-hub token create --name 'gate camera' --group canary --ttl 2h",
-        ),
-        description="The token works once. It carries the hub's fingerprint, so that the device's\n"
-        "first contact cannot be intercepted.",
-    ),
     Command(
         ("devices", "list"),
         HEADING,
@@ -240,7 +192,7 @@ COMMANDS = (
         "show one device and what it runs",
         show_device,
         _device_argument,
-        examples=("cloud-hub devices show dev-7fk2mq9x",),
+        examples=("cloud-hub devices show gate-camera",),
     ),
     Command(
         ("devices", "rename"),
@@ -248,7 +200,7 @@ COMMANDS = (
         "give a device another name",
         rename_device,
         _rename_arguments,
-        examples=("cloud-hub devices rename dev-7fk2mq9x 'gate camera'",),
+        examples=("cloud-hub devices rename dev-7fk2mq9x gate-camera",),
     ),
     Command(
         ("devices", "group"),
@@ -257,8 +209,8 @@ COMMANDS = (
         group_device,
         _group_arguments,
         examples=(
-            "cloud-hub devices group dev-7fk2mq9x --add canary",
-            "cloud-hub devices group dev-7fk2mq9x --set site-berlin canary",
+            "cloud-hub devices group gate-camera --add canary",
+            "cloud-hub devices group gate-camera --set site-berlin canary",
         ),
     ),
     Command(

@@ -3,8 +3,9 @@
 import argparse
 
 from cloud_hub.command_line.answers import Audit, Hub, OperatorToken
-from cloud_hub.command_line.commands import Command, open_context
+from cloud_hub.command_line.commands import open_context
 from cloud_hub.command_line.output import clock_text, span_text
+from shared.command_line import Command
 from shared.exit_codes import DONE, UNAVAILABLE
 
 HEADING = "The hub"
@@ -74,13 +75,19 @@ def rotate_operator(args: argparse.Namespace) -> int:
 
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--limit", type=int, default=AUDIT_LIMIT, metavar="N", help=f"newest N ({AUDIT_LIMIT})"
+        "--limit",
+        type=int,
+        default=AUDIT_LIMIT,
+        metavar="N",
+        help="the newest N (default: %(default)s)",
     )
     parser.add_argument("--before", type=int, metavar="ID", help="only entries older than this id")
 
 
 def _rotate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", default="operator", help="whose token (operator)")
+    parser.add_argument(
+        "--name", default="operator", metavar="NAME", help="whose token (default: %(default)s)"
+    )
 
 
 COMMANDS = (

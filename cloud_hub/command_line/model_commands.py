@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 
 from cloud_hub.command_line.answers import Channel, Model, Models, Release, Releases
-from cloud_hub.command_line.commands import Command, open_context
+from cloud_hub.command_line.commands import open_context
 from cloud_hub.command_line.output import Output, clock_text
+from shared.command_line import Command
 from shared.exit_codes import DONE
 
 HEADING = "Models and releases"
@@ -151,18 +152,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="the releases of this model, instead of all models")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="the releases of this model, instead of all models"
+    )
 
 
 def _release_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("version", metavar="VERSION", type=int)
+    parser.add_argument("model", metavar="MODEL", help="the model's name")
+    parser.add_argument("version", metavar="VERSION", type=int, help="which release of it")
 
 
 def _channel_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("model", metavar="MODEL", help="the model's name")
     parser.add_argument("channel", metavar="CHANNEL", help="such as stable or beta")
-    parser.add_argument("version", metavar="VERSION", type=int)
+    parser.add_argument("version", metavar="VERSION", type=int, help="which release of it")
 
 
 COMMANDS = (

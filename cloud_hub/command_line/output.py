@@ -1,19 +1,16 @@
 """Output: what a command says. People get tables and sentences; `--json` gets one object.
 
 1. With `--json` stdout holds exactly one line, the hub's own answer as JSON.
-2. Errors go to stderr: the message, then the remedy; with `--json` also as the JSON line.
+2. Errors are shared/command_line.py's to tell.
 """
 
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import msgspec
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
-
-from shared.errors import IsthmusError
 
 NUMBER = "#"  # Ends a column's name whose cells are numbers
 PLAIN_WIDTH = 160  # Where stdout is no terminal: wide enough that no row is broken.
@@ -60,15 +57,6 @@ class Output:
         """Write the answer for programs: one line of JSON, the last one."""
         if self.is_json:
             print(json.decode().replace("\n", " "))
-
-    def error(self, error: IsthmusError) -> None:
-        """Write what went wrong and what to do about it."""
-        print(f"cloud-hub: {error.message}", file=sys.stderr)
-        if error.remedy:
-            print(f"  {error.remedy}", file=sys.stderr)
-        if self.is_json:
-            body = {"code": error.code, "message": error.message, "remedy": error.remedy}
-            print(msgspec.json.encode(body).decode())
 
 
 def clock_text(at_ms: int | None) -> str:

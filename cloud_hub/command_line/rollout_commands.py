@@ -13,15 +13,19 @@ from cloud_hub.command_line.answers import (
     Timeline,
     Why,
 )
-from cloud_hub.command_line.commands import Command, Context, Run, open_context
-from cloud_hub.command_line.device_commands import parse_span_s
+from cloud_hub.command_line.commands import Context, open_context
+from cloud_hub.command_line.finding import find_device, find_version
+from cloud_hub.command_line.http_client import HubClient
 from cloud_hub.command_line.output import Output, clock_text, span_text
+from cloud_hub.command_line.spans import parse_span_s
 from shared.clock import now_ms
+from shared.command_line import Command, Run
 from shared.exit_codes import DONE, NOT_REACHED
 
 HEADING = "Rollouts"
 WATCH_S = 1.0
 RESUME = "resume"
+ROLLOUT_ID_START = "roll-"
 TIMELINE_LIMIT = 500
 FINISHED = frozenset({"done", "undone", "cancelled"})
 COLUMNS = ("rollout", "release", "to", "state", "wave", "devices", "started")
@@ -30,20 +34,8 @@ COLUMNS = ("rollout", "release", "to", "state", "wave", "devices", "started")
 def start_rollout(args: argparse.Namespace) -> int:
     """Start moving devices to a release."""
     context = open_context(args)
-    body: dict[str, object] = {
-        "model": args.model,
-        "version": args.version,
-        "group": args.group,
-        "devices": args.device,
-        "waves": args.wave,
-        "failure_share_max": args.failure_limit,
-        "wave_deadline_s": args.deadline,
-        "bake_s": args.bake,
-        "notes": args.notes,
-    }
-    given = {name: value for name, value in body.items() if value not in (None, [])}
     with context.hub as hub:
-        answer = hub.send("POST", "/api/v1/rollouts", RolloutDetail, given)
+        answer = hub.send("POST", "/api/v1/rollouts", RolloutDetail, _order(args, hub))
         rollout = answer.value.rollout
         reached = rollout.wave_limits[-1] if rollout.wave_limits else 0
         context.output.say(
@@ -57,13 +49,31 @@ def start_rollout(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _order(args: argparse.Namespace, hub: HubClient) -> dict[str, object]:
+    version = args.version
+    if args.channel is not None:
+        version = find_version(hub, args.model, args.channel)
+    body: dict[str, object] = {
+        "model": args.model,
+        "version": version,
+        "group": args.group,
+        "devices": [find_device(hub, device) for device in args.device],
+        "waves": args.wave,
+        "failure_share_max": args.failure_limit,
+        "wave_deadline_s": args.deadline,
+        "bake_s": args.bake,
+        "notes": args.notes,
+    }
+    return {name: value for name, value in body.items() if value not in (None, [])}
+
+
 def list_rollouts(args: argparse.Namespace) -> int:
     """List rollouts, newest first."""
     context = open_context(args)
     with context.hub as hub:
         answer = hub.get("/api/v1/rollouts", Rollouts, query={"limit": args.limit})
     rows = [_row(rollout) for rollout in answer.value.rollouts]
-    empty = "No rollout yet. Next: cloud-hub rollouts start --model M --version N --watch"
+    empty = "No rollout yet. Next: cloud-hub rollouts start --model MODEL --version N --watch"
     context.output.table(COLUMNS, rows, empty=empty)
     context.output.result(answer.json)
     return DONE
@@ -99,7 +109,10 @@ def explain(args: argparse.Namespace) -> int:
     """Say why a device runs what it runs, or why a rollout went as it went."""
     context = open_context(args)
     with context.hub as hub:
-        answer = hub.get(f"/api/v1/why/{args.subject}", Why, query={"model": args.model})
+        subject = args.subject
+        if not subject.startswith(ROLLOUT_ID_START):
+            subject = find_device(hub, subject)
+        answer = hub.get(f"/api/v1/why/{subject}", Why, query={"model": args.model})
     for sentence in answer.value.sentences:
         context.output.say(sentence)
     context.output.result(answer.json)
@@ -190,37 +203,49 @@ def _line(entry: Entry) -> str:
 
 
 def _start_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="M")
-    parser.add_argument("--version", required=True, type=int, metavar="N")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="the model's name")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--version", type=int, metavar="N", help="which release of it")
+    which.add_argument(
+        "--channel", metavar="CHANNEL", help="the release that this channel names now"
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--group", metavar="G", help="only devices of this group (every device)")
     where.add_argument(
-        "--device", action="append", default=[], metavar="ID", help="only this device; repeat"
+        "--group", metavar="GROUP", help="only devices of this group (default: every device)"
+    )
+    where.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="only this device, by its id or name; repeat",
     )
     parser.add_argument(
         "--wave",
         action="append",
         default=[],
         metavar="SIZE",
-        help="how many have it when the wave ends: 1, 25%%, 100%%; repeat, rising (1, 25%%, 100%%)",
+        help="how many have it when the wave ends: 1, 25%%, 100%%; repeat, rising "
+        "(default: 1, 25%%, 100%%)",
     )
     parser.add_argument(
         "--failure-limit",
         type=_parse_share,
         metavar="SHARE",
-        help="more failed devices of a wave than this undo the rollout: 0.1 or 10%% (10%%)",
+        help="more failed devices of a wave than this undo the rollout: 0.1 or 10%% "
+        "(default: 10%%)",
     )
     parser.add_argument(
         "--deadline",
         type=parse_span_s,
         metavar="SPAN",
-        help="how long a wave may be silent before that counts as unknown: 10m, 1h (1h)",
+        help="how long a wave may be silent before that counts as unknown: 10m, 1h (default: 1h)",
     )
     parser.add_argument(
         "--bake",
         type=parse_span_s,
         metavar="SPAN",
-        help="how long a wave must stay good before the next begins: 30s, 10m (60s)",
+        help="how long a wave must stay good before the next begins: 30s, 10m (default: 60s)",
     )
     parser.add_argument("--notes", default="", help="a sentence for whoever reads this later")
     parser.add_argument("--watch", action="store_true", help="follow it to its end")
@@ -237,7 +262,9 @@ def _parse_share(text: str) -> float:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="newest N (20)")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="the newest N (default: 20)"
+    )
 
 
 def _rollout_argument(parser: argparse.ArgumentParser) -> None:
@@ -261,8 +288,8 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", metavar="DEVICE|ROLLOUT", help="an id")
-    parser.add_argument("--model", metavar="M", help="only this model of the device")
+    parser.add_argument("subject", metavar="DEVICE|ROLLOUT", help="a device, or a rollout's id")
+    parser.add_argument("--model", metavar="MODEL", help="only this model of the device")
 
 
 def _act_command(act: str, summary: str, description: str = "") -> Command:
@@ -286,11 +313,13 @@ COMMANDS: Sequence[Command] = (
         _start_arguments,
         examples=(
             "cloud-hub rollouts start --model digits --version 2 --watch",
+            "cloud-hub rollouts start --model digits --channel stable --device gate-camera",
             "cloud-hub rollouts start --model digits --version 2 --group canary \\",
             "      --wave 1 --wave 50% --wave 100% --failure-limit 10% --deadline 10m --bake 60s",
         ),
         description="A device counts as updated only when it proved it. A wave that fails undoes\n"
-        "the rollout; a silent one holds it. With --watch the exit code is 7 unless it is done.",
+        "the rollout; a silent one holds it. With --watch the exit code is 7 unless\n"
+        "it is done.",
     ),
     Command(
         ("rollouts", "list"),
@@ -334,6 +363,6 @@ COMMANDS: Sequence[Command] = (
         "say why a device runs what it runs, or why a rollout went so",
         explain,
         _why_arguments,
-        examples=("cloud-hub why dev-7fk2mq9x", "cloud-hub why roll-7fk2mq9x"),
+        examples=("cloud-hub why gate-camera", "cloud-hub why roll-7fk2mq9x"),
     ),
 )

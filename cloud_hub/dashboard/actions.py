@@ -7,8 +7,9 @@ from fastapi.responses import RedirectResponse, Response
 
 from cloud_hub.api.bodies import PROSE_PATTERN, NamePath
 from cloud_hub.api.services import ActingDep, ServicesDep
-from cloud_hub.api.tokens import TTL_S_MAX, TTL_S_MIN, join_command
+from cloud_hub.api.tokens import join_command
 from cloud_hub.dashboard.render import render
+from cloud_hub.devices.join_token import TTL_S_MAX, TTL_S_MIN
 from cloud_hub.rollouts.order import FailureLimit, RolloutOrder
 from cloud_hub.rollouts.waves import parse_wave
 from shared.errors import ContractError

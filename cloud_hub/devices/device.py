@@ -1,9 +1,10 @@
-"""Device: one enrolled machine as the hub knows it. Values only."""
+"""Device: one enrolled machine as the hub knows it. Values, and what is said of one not there."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from cloud_hub.devices.presence import PresenceState, Standing
+from shared.errors import RefusedError
 from shared.ids import DeviceId, SessionId
 from shared.wire.presence import Hardware
 
@@ -62,3 +63,19 @@ class Enrolment:
 
     device_id: DeviceId
     certificate_pem: str
+
+
+def require_device(device: Device | None) -> Device:
+    """Return the device that was found. Raises RefusedError `device.unknown`."""
+    if device is None:
+        raise unknown_device()
+    return device
+
+
+def unknown_device() -> RefusedError:
+    """Return the error for a device that is not there."""
+    return RefusedError(
+        "device.unknown",
+        "There is no such device.",
+        remedy="See the list: cloud-hub devices list.",
+    )

@@ -1,7 +1,6 @@
 """DeviceService: who belongs to the fleet, and whether it is there.
 
-1. Joining is one transaction: token, device, groups and certificate, or nothing. A device that
-   lost the answer joins again with the same token and key and gets the same answer.
+1. How devices join and renew is joining.py's to know, whether they are there presence_keeper.py's.
 2. Revoking takes effect in this order: database, list of revoked certificates, live session. What
    of the last two fails is done again by `tick`, until it is done.
 3. `is_active` is asked for every message, so it may be ACTIVE_CACHE_S old; a revocation by this
@@ -14,29 +13,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud_hub.devices import sql_store
-from cloud_hub.devices.device import Device, DeviceState, Enrolment
-from cloud_hub.devices.groups import normalize_groups, parse_label
-from cloud_hub.devices.join_token import (
-    KEPT_AFTER_EXPIRY_S,
-    IssuedToken,
-    StoredToken,
-    parse_ttl_s,
-    require_usable,
+from cloud_hub.devices import sql_store, sql_tokens
+from cloud_hub.devices.device import (
+    Device,
+    DeviceState,
+    Enrolment,
+    require_device,
+    unknown_device,
 )
+from cloud_hub.devices.groups import normalize_groups, parse_label
+from cloud_hub.devices.join_token import KEPT_AFTER_EXPIRY_S, IssuedToken, StoredToken
+from cloud_hub.devices.joining import Joining
 from cloud_hub.devices.presence import PresenceState
 from cloud_hub.devices.presence_keeper import PresenceKeeper
 from cloud_hub.devices.x509_authority import Authority
-from cloud_hub.devices.x509_certificates import public_bytes, read_csr
 from cloud_hub.sql_database import Database
 from shared.clock import Clock, SystemClock, now_ms
-from shared.errors import ContractError, IsthmusError, RefusedError, TransientError
-from shared.ids import HUB_ID, DeviceId, new_device_id
-from shared.join_token import new_join_token, parse_join_token
+from shared.errors import TransientError
+from shared.ids import HUB_ID, DeviceId
 from shared.settings import Settings
 from shared.wire.certificates import CertificateReply
 from shared.wire.codec import Received
@@ -47,7 +44,6 @@ log = logging.getLogger(__name__)
 ACTIVE_CACHE_S = 2.0
 ACTIVE_CACHE_MAX = 10_000
 DAILY_S = 24 * 3600.0
-RENEWAL_SHARE_MAX = 0.5  # A certificate with more of its life left is handed out again.
 
 
 class DeviceSettings(Settings, frozen=True):
@@ -88,6 +84,7 @@ class DeviceService:
         self._clock = clock or SystemClock()
         self._settings = settings or DeviceSettings()
         self._cutter = cutter
+        self._joining = Joining(database, authority, self._clock)
         self._presence = PresenceKeeper(
             database, self._clock, heartbeat_s=self._settings.heartbeat_s
         )
@@ -107,111 +104,34 @@ class DeviceService:
             self._cutter = cutter
             self._cut.clear()
 
-    # Joining and renewing
+    # Joining and renewing: see joining.py
 
     def create_token(
         self, *, name: str | None = None, groups: Iterable[str] = (), ttl_s: int = 3600
     ) -> IssuedToken:
-        """Return a token with which one device can join within `ttl_s` seconds.
+        """Return a token with which one device can join. See Joining.create_token."""
+        return self._joining.create_token(name=name, groups=groups, ttl_s=ttl_s)
 
-        Args: name, groups: what the device will be called, and where it will belong.
+    def open_tokens(self) -> tuple[StoredToken, ...]:
+        """Return the tokens with which a device can join now. See Joining.open_tokens."""
+        return self._joining.open_tokens()
 
-        Raises ContractError `device.name_invalid`, `id.group`; RefusedError `enrolment.ttl`,
-        `device.too_many_groups`.
-        """
-        token = new_join_token(self._authority.ca_fingerprint)
-        at_ms = now_ms(self._clock)
-        stored = StoredToken(
-            token_hash=token.secret_hash,
-            name=None if name is None else parse_label(name),
-            groups=normalize_groups(groups),
-            created_ms=at_ms,
-            expires_ms=at_ms + parse_ttl_s(ttl_s) * 1000,
-        )
-        with self._database.begin() as connection:
-            sql_store.insert_token(connection, stored)
-        log.info("enrolment.token_created", extra={"expires_ms": stored.expires_ms})
-        return IssuedToken(text=token.text, expires_ms=stored.expires_ms)
+    def withdraw_token(self, token_id: str) -> StoredToken:
+        """Let nobody join with a token any more. See Joining.withdraw_token."""
+        return self._joining.withdraw_token(token_id)
 
     def enrol(
         self, token_text: str, csr_pem: str, *, hardware: Hardware | None = None
     ) -> Enrolment:
-        """Let a device join: a new id, and a certificate for its key.
-
-        Raises ContractError `enrolment.token_invalid`, `enrolment.csr_invalid`,
-        `enrolment.key_type`; RefusedError `enrolment.token_unknown`, `enrolment.token_used`,
-        `enrolment.token_expired`, `enrolment.other_hub`.
-        """
-        token = parse_join_token(token_text)
-        if token.ca_fingerprint != self._authority.ca_fingerprint:
-            raise RefusedError(
-                "enrolment.other_hub",
-                "This join token is for another hub.",
-                remedy="Make one on this hub: cloud-hub token create.",
-            )
-        public_key = read_csr(csr_pem)
-        at_ms = now_ms(self._clock)
-        with self._database.begin() as connection:
-            stored = sql_store.lock_token(connection, token.secret_hash)
-            repeated = _repeated(connection, stored, public_bytes(public_key), now_ms=at_ms)
-            if repeated is not None:
-                return repeated
-            usable = require_usable(stored, now_ms=at_ms)
-            device_id = _free_id(connection)
-            certificate = self._authority.issue(public_key, device_id)
-            sql_store.insert_device(
-                connection,
-                device_id,
-                name=usable.name or device_id,
-                certificate=certificate,
-                now_ms=at_ms,
-            )
-            sql_store.insert_certificate(
-                connection, device_id, certificate, public_key=public_bytes(public_key)
-            )
-            sql_store.set_groups(connection, device_id, usable.groups)
-            sql_store.redeem_token(connection, usable.token_hash, device=device_id, now_ms=at_ms)
-            if hardware is not None:
-                sql_store.set_hardware(connection, device_id, hardware)
-        self._forget_answer(device_id)
-        log.info("enrolment.joined", extra={"device": device_id})
-        return Enrolment(device_id=device_id, certificate_pem=certificate.certificate_pem)
+        """Let a device join: a new id, and a certificate for its key. See Joining.enrol."""
+        enrolment = self._joining.enrol(token_text, csr_pem, hardware=hardware)
+        with self._lock:  # Somebody may have asked for this id before it was given out.
+            self._answers.pop(enrolment.device_id, None)
+        return enrolment
 
     def renew(self, device_id: DeviceId, csr_pem: str) -> CertificateReply:
-        """Return a new certificate for a device's same key, or in the reply why not.
-
-        Asked again before half of the newest certificate's life is over, it returns that one.
-        Raises TransientError `database.unavailable` only.
-        """
-        try:
-            return CertificateReply(certificate_pem=self._renew(device_id, csr_pem))
-        except (RefusedError, ContractError) as error:
-            log.warning("certificate.refused", extra={"device": device_id, "code": error.code})
-            return _refusal(error)
-
-    def _renew(self, device_id: DeviceId, csr_pem: str) -> str:
-        public_key = read_csr(csr_pem)
-        at_ms = now_ms(self._clock)
-        with self._database.begin() as connection:
-            device = _required(sql_store.get_device(connection, device_id, for_update=True))
-            newest = sql_store.newest_certificate(connection, device_id)
-            assert newest is not None, "a device has a certificate from its first day"
-            certificate, known_key = newest
-            if device.state is not DeviceState.ENROLLED:
-                raise _revoked()
-            if public_bytes(public_key) != known_key:
-                raise RefusedError(
-                    "certificate.other_key",
-                    "A certificate is renewed only for the key that the device joined with.",
-                    remedy="Join again with a new token: edge-agent join --again.",
-                )
-            left_ms = certificate.expires_ms - at_ms
-            if left_ms > RENEWAL_SHARE_MAX * (certificate.expires_ms - certificate.issued_ms):
-                return certificate.certificate_pem
-            renewed = self._authority.issue(public_key, device_id)
-            sql_store.insert_certificate(connection, device_id, renewed, public_key=known_key)
-        log.info("certificate.renewed", extra={"device": device_id})
-        return renewed.certificate_pem
+        """Return a new certificate for a device's same key, or why not. See Joining.renew."""
+        return self._joining.renew(device_id, csr_pem)
 
     # Asking
 
@@ -225,7 +145,7 @@ class DeviceService:
         """Return a device. Raises RefusedError `device.unknown`."""
         self._presence.write_beats()
         with self._database.read() as connection:
-            return _required(sql_store.get_device(connection, device_id))
+            return require_device(sql_store.get_device(connection, device_id))
 
     def select(self, group: str | None = None) -> tuple[DeviceId, ...]:
         """Return the enrolled devices of a group, or all of them, in order of id."""
@@ -245,7 +165,7 @@ class DeviceService:
         with self._database.read() as connection:
             newest = sql_store.newest_certificate(connection, device_id)
         if newest is None:
-            raise _unknown()
+            raise unknown_device()
         key = serialization.load_der_public_key(newest[1])
         assert isinstance(key, ec.EllipticCurvePublicKey)
         return key
@@ -287,7 +207,7 @@ class DeviceService:
         label = parse_label(name)
         with self._database.begin() as connection:
             sql_store.change_device(connection, device_id, name=label)
-            return _required(sql_store.get_device(connection, device_id))
+            return require_device(sql_store.get_device(connection, device_id))
 
     def set_groups(self, device_id: DeviceId, groups: Iterable[str]) -> Device:
         """Put a device into these groups, and no others.
@@ -296,9 +216,9 @@ class DeviceService:
         """
         names = normalize_groups(groups)
         with self._database.begin() as connection:
-            _required(sql_store.get_device(connection, device_id, for_update=True))
+            require_device(sql_store.get_device(connection, device_id, for_update=True))
             sql_store.set_groups(connection, device_id, names)
-            return _required(sql_store.get_device(connection, device_id))
+            return require_device(sql_store.get_device(connection, device_id))
 
     def revoke(self, device_id: DeviceId) -> Device:
         """Put a device out of the fleet for good, and end its live session. May be repeated.
@@ -307,7 +227,7 @@ class DeviceService:
         """
         at_ms = now_ms(self._clock)
         with self._database.begin() as connection:
-            device = _required(sql_store.get_device(connection, device_id, for_update=True))
+            device = require_device(sql_store.get_device(connection, device_id, for_update=True))
             if device.state is DeviceState.ENROLLED:
                 sql_store.change_device(
                     connection,
@@ -318,16 +238,18 @@ class DeviceService:
                     presence_reason="revoked",
                 )
                 sql_store.revoke_certificates(connection, device_id, now_ms=at_ms)
-            revoked = _required(sql_store.get_device(connection, device_id))
+            revoked = require_device(sql_store.get_device(connection, device_id))
         log.warning("device.revoked", extra={"device": device_id})
         self._end_sessions([device_id])
         return revoked
 
     def write_crl(self) -> None:
         """Write the list of revoked certificates from what the database says."""
+        self._authority.write_crl(self._read_revoked)
+
+    def _read_revoked(self) -> list[tuple[str, int]]:
         with self._database.read() as connection:
-            revoked = sql_store.revoked_serials(connection, now_ms=now_ms(self._clock))
-        self._authority.write_crl(revoked)
+            return sql_store.revoked_serials(connection, now_ms=now_ms(self._clock))
 
     # Presence
 
@@ -364,7 +286,7 @@ class DeviceService:
             self.write_crl()
             before_ms = now_ms(self._clock) - KEPT_AFTER_EXPIRY_S * 1000
             with self._database.begin() as connection:
-                sql_store.delete_tokens(connection, expired_before_ms=before_ms)
+                sql_tokens.delete_tokens(connection, expired_before_ms=before_ms)
 
     def _end_sessions(self, revoked: list[DeviceId]) -> None:
         with self._lock:
@@ -381,10 +303,6 @@ class DeviceService:
                 with self._lock:
                     self._cut.add(device_id)
 
-    def _forget_answer(self, device_id: DeviceId) -> None:
-        with self._lock:
-            self._answers.pop(device_id, None)
-
 
 def _succeeds(act: Callable[..., None], *devices: DeviceId) -> bool:
     """Do a part of a revocation; return False, and say so in the log, if it must be done later."""
@@ -395,52 +313,3 @@ def _succeeds(act: Callable[..., None], *devices: DeviceId) -> bool:
         log.warning("device.revocation_put_off", extra=extra)
         return False
     return True
-
-
-def _repeated(
-    connection: sa.Connection, token: StoredToken | None, public_key: bytes, *, now_ms: int
-) -> Enrolment | None:
-    """Return what this same key got for this same token before, if it may still have it."""
-    if token is None or token.device_id is None:
-        return None
-    device = sql_store.get_device(connection, token.device_id)
-    newest = sql_store.newest_certificate(connection, token.device_id)
-    if device is None or device.state is not DeviceState.ENROLLED or newest is None:
-        return None
-    certificate, known_key = newest
-    if known_key != public_key or certificate.expires_ms <= now_ms:
-        return None
-    return Enrolment(device_id=device.device_id, certificate_pem=certificate.certificate_pem)
-
-
-def _free_id(connection: sa.Connection) -> DeviceId:
-    while True:  # Ends: there are 8 * 10^11 ids.
-        device_id = new_device_id()
-        if sql_store.get_device(connection, device_id) is None:
-            return device_id
-
-
-def _required(device: Device | None) -> Device:
-    if device is None:
-        raise _unknown()
-    return device
-
-
-def _unknown() -> RefusedError:
-    return RefusedError(
-        "device.unknown",
-        "There is no such device.",
-        remedy="See the list: cloud-hub devices list.",
-    )
-
-
-def _revoked() -> RefusedError:
-    return RefusedError(
-        "device.revoked",
-        "This device has been put out of the fleet.",
-        remedy="Join again with a new token: edge-agent join --again.",
-    )
-
-
-def _refusal(error: IsthmusError) -> CertificateReply:
-    return CertificateReply(code=error.code, text=str(error)[:2000])

@@ -1,4 +1,4 @@
-"""The tables of devices, their groups and certificates, and of join tokens.
+"""The tables of devices, their groups and certificates, and of join tokens (see sql_tokens.py).
 
 Functions take the connection of a transaction that the service opened. What must not live here:
 any rule about what may happen to a device.
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from cloud_hub.devices.device import Device, DeviceState
-from cloud_hub.devices.join_token import StoredToken
 from cloud_hub.devices.presence import PresenceState, Standing
 from cloud_hub.devices.x509_certificates import IssuedCertificate
 from cloud_hub.sql_database import METADATA
@@ -70,49 +69,6 @@ TOKENS = sa.Table(
     sa.Column("redeemed_ms", sa.BigInteger),
     sa.Column("device_id", sa.ForeignKey(DEVICES.c.device_id)),
 )
-
-
-def insert_token(connection: sa.Connection, token: StoredToken) -> None:
-    """Keep a new token."""
-    connection.execute(
-        TOKENS.insert().values(
-            token_hash=token.token_hash,
-            name=token.name,
-            group_names=" ".join(token.groups),
-            created_ms=token.created_ms,
-            expires_ms=token.expires_ms,
-        )
-    )
-
-
-def lock_token(connection: sa.Connection, token_hash: str) -> StoredToken | None:
-    """Return a token; nobody else can change it before the transaction ends."""
-    query = TOKENS.select().where(TOKENS.c.token_hash == token_hash).with_for_update()
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    return StoredToken(
-        token_hash=row.token_hash,
-        name=row.name,
-        groups=tuple(row.group_names.split()),
-        created_ms=row.created_ms,
-        expires_ms=row.expires_ms,
-        redeemed_ms=row.redeemed_ms,
-        device_id=row.device_id,
-    )
-
-
-def redeem_token(
-    connection: sa.Connection, token_hash: str, *, device: DeviceId, now_ms: int
-) -> None:
-    """Note who joined with a token."""
-    query = TOKENS.update().where(TOKENS.c.token_hash == token_hash)
-    connection.execute(query.values(redeemed_ms=now_ms, device_id=device))
-
-
-def delete_tokens(connection: sa.Connection, *, expired_before_ms: int) -> None:
-    """Forget tokens that expired long ago."""
-    connection.execute(TOKENS.delete().where(TOKENS.c.expires_ms < expired_before_ms))
 
 
 def insert_device(

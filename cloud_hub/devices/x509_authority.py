@@ -5,7 +5,8 @@
 2. `server.crt` (HTTPS and MQTT, with the hub's host names) and `hub.crt` (the hub as a client of
    its broker) are made at start, and made again when a third of their life is left, when the
    host names changed, or when key and certificate do not belong together.
-3. `crl.pem` lists the revoked devices' certificates, for brokers that read such a list.
+3. `crl.pem` lists the revoked devices' certificates, for brokers that read such a list. Each list
+   bears a later date than the one before it (x509_certificates.py says why).
 4. Every file is written whole or not at all; several processes that start at once take turns.
 """
 
@@ -36,7 +37,7 @@ from cloud_hub.devices.x509_certificates import (
     normalize_host,
 )
 from shared.clock import Clock, SystemClock
-from shared.durable_file import make_folder, write_durably
+from shared.durable_file import make_folder, write_durably, write_failed
 from shared.errors import UnavailableError
 from shared.ids import HUB_ID, DeviceId
 
@@ -134,10 +135,23 @@ class Authority:
         )
         return certificate.public_bytes(_PEM), key_pem
 
-    def write_crl(self, revoked: Iterable[tuple[str, int]]) -> None:
-        """Write the list of revoked certificates. Args: revoked: (serial, since when in ms)."""
-        crl = make_crl(self._issuer, revoked, now=self._now())
-        write_durably(self.crl_path, crl.public_bytes(_PEM), mode=0o644)
+    def write_crl(self, read_revoked: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Write the list of revoked certificates.
+
+        Args: read_revoked: returns (serial, since when in ms) of each; called while nobody else
+            writes the list, so that an older answer never takes the place of a newer one.
+        """
+        with self._lock():
+            previous = self._last_update()
+            crl = make_crl(self._issuer, read_revoked(), now=self._now(), previous=previous)
+            write_durably(self.crl_path, crl.public_bytes(_PEM), mode=0o644)
+
+    def _last_update(self) -> datetime | None:
+        """Return the date of the list that is there, if there is one that can be read."""
+        try:
+            return x509.load_pem_x509_crl(self.crl_path.read_bytes()).last_update_utc
+        except (OSError, ValueError):
+            return None
 
     def _open_ca(self) -> Issuer:
         key = self._read_key("ca")
@@ -247,7 +261,11 @@ class Authority:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        path = self._folder / ".lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise write_failed(path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -25,6 +25,7 @@ EARLY = timedelta(minutes=5)
 CA_LIFETIME = timedelta(days=20 * 365)
 SERVICE_LIFETIME = timedelta(days=397)  # The longest that all TLS clients accept of a server.
 DEVICE_LIFETIME = timedelta(days=90)
+CRL_EARLY = timedelta(days=1)
 CRL_LIFETIME = timedelta(days=365)  # Brokers refuse everybody once the list they hold is too old.
 CSR_CHARS_MAX = 8192
 ORGANIZATION = "Isthmus"
@@ -116,12 +117,26 @@ def normalize_host(host: str) -> str:
 
 
 def make_crl(
-    issuer: Issuer, revoked: Iterable[tuple[str, int]], *, now: datetime
+    issuer: Issuer,
+    revoked: Iterable[tuple[str, int]],
+    *,
+    now: datetime,
+    previous: datetime | None = None,
 ) -> x509.CertificateRevocationList:
-    """Return the list of revoked certificates. Args: revoked: (serial, since when in ms)."""
+    """Return the list of revoked certificates. Args: revoked: (serial, since when in ms).
+
+    A broker that reads its list again keeps the old one, too, and OpenSSL asks only the one with
+    the later `last_update`, in whole seconds: two lists with one date, and the second is not
+    read. So the date is at least a second after that of the `previous` list, but never in the
+    future, where nobody would be let in. Hence it begins CRL_EARLY before now: that is room for
+    86,400 revocations at once.
+    """
+    last_update = now - CRL_EARLY
+    if previous is not None:
+        last_update = min(max(last_update, previous + timedelta(seconds=1)), now)
     builder = (
         x509.CertificateRevocationListBuilder(issuer_name=issuer.certificate.subject)
-        .last_update(now - EARLY)
+        .last_update(last_update)
         .next_update(now + CRL_LIFETIME)
         .add_extension(_authority_key_id(issuer), critical=False)
         .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)

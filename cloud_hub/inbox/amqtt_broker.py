@@ -10,16 +10,19 @@
    the older, and amqtt sees the older end before the newer begins.
 5. `cut` waits its turn behind a connection attempt of the same client, so none slips through
    between the check and the cut.
-6. At most CONNECTIONS_MAX sockets, those still in their handshake included.
+6. At most `connections_max` sockets, those still in their handshake included; of those that have
+   not passed the gate yet, at most `strangers_per_address_max` from one address (tcp_door.py).
 """
 
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 import ssl
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -32,9 +35,11 @@ from msgspec import Meta
 from cloud_hub.inbox import mqtt_packets as packets
 from cloud_hub.inbox.amqtt_rules import LISTENER, GuardedBroker
 from cloud_hub.inbox.amqtt_streams import READ_BYTES, GuardedReader, GuardedWriter, PacketStream
+from cloud_hub.inbox.log_limit import LogLimit
 from cloud_hub.inbox.mqtt_packets import CONNECT_BYTES_MAX, Connect, Refusal
+from cloud_hub.tcp_door import Door, Guest
 from shared.errors import ContractError, IsthmusError, TransientError, UnavailableError
-from shared.ids import HUB_ID, DeviceId, parse_device_id
+from shared.ids import DeviceId, parse_device_id
 from shared.link.topic_rules import may_leave_will
 from shared.settings import Settings
 
@@ -45,7 +50,9 @@ CLOSE_S_MAX = 3.0
 START_S_MAX = 10.0
 STOP_S_MAX = 5.0
 KEEPALIVE_S_MAX = 3600
-ACCEPT_PAUSE_S = 0.1  # After the system ran out of sockets
+LOG_PERIOD_S = 10.0  # One line per kind of refusal
+LOG_KEYS_MAX = 100
+REASON_CHARS_MAX = 200
 T = TypeVar("T")
 
 IsAllowed = Callable[[DeviceId, int], bool]
@@ -60,6 +67,7 @@ class BrokerSettings(Settings, frozen=True):
     host: str = "0.0.0.0"  # noqa: S104  (devices come from outside; the gate asks who they are)
     port: Annotated[int, Meta(ge=0, le=65535)] = 8883  # 0 takes any free one
     connections_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    strangers_per_address_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,8 @@ class EmbeddedBroker:
         """Args: see below.
 
         is_allowed: whether a device may connect with the certificate of this serial number.
-            Called in a pool thread, once per connection, so it may read the database; not asked
-            about the hub itself.
+            Called in a pool thread, once per connection, so it may read the database; the hub
+            itself is asked about, too: an older certificate of its is no longer its own.
         """
         self.refused_count = 0  # Connections that did not pass the gate
         self._settings = settings
@@ -90,7 +98,7 @@ class EmbeddedBroker:
         self._listener: socket.socket | None = None
         self._live: dict[str, _Live] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._log_limit = LogLimit(period_s=LOG_PERIOD_S, keys_max=LOG_KEYS_MAX)
 
     @property
     def port(self) -> int:
@@ -157,37 +165,24 @@ class EmbeddedBroker:
         except AMQTTError as error:
             ready.set_exception(UnavailableError("broker.start", f"amqtt: {error}."))
             return
-        accepting = asyncio.create_task(self._accept(self._listener, tls))
+        door = Door(
+            self._listener,
+            functools.partial(self._greet, tls),
+            connections_max=self._settings.connections_max,
+            strangers_max=self._settings.strangers_per_address_max,
+            on_refused=lambda reason, who: self._refuse(f"broker.{reason}", who),
+        )
+        door.open()
         ready.set_result(None)
         await self._stopping.wait()
-        accepting.cancel()
+        door.close()
         for live in list(self._live.values()):
             live.writer.transport.abort()
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.wait({accepting, *self._connections}, timeout=STOP_S_MAX)
+        await door.empty(seconds_max=STOP_S_MAX)
         # Its own task: amqtt 0.11 lets the cancellation of what it cancelled out of `shutdown`.
         await asyncio.wait({asyncio.create_task(self._broker.shutdown())}, timeout=STOP_S_MAX)
 
-    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:  # Out of sockets, or the peer went away meanwhile
-                log.warning("broker.accept_failed", extra={"error": str(error)})
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            if len(self._connections) >= self._settings.connections_max:
-                self._refuse("broker.full", "")
-                connection.close()
-                continue
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._greet(connection, tls))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-
-    async def _greet(self, connection: socket.socket, tls: ssl.SSLContext) -> None:
+    async def _greet(self, tls: ssl.SSLContext, connection: socket.socket, guest: Guest) -> None:
         """Shake hands and serve one connection to its end."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=READ_BYTES)
@@ -206,7 +201,7 @@ class EmbeddedBroker:
             return
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
-            await self._admit(reader, writer)
+            await self._admit(reader, writer, guest)
         except (IsthmusError, TimeoutError, OSError) as error:
             code = error.code if isinstance(error, IsthmusError) else "broker.connect"
             self._refuse(code, str(error))
@@ -214,7 +209,9 @@ class EmbeddedBroker:
             writer.close()
             loop.call_later(CLOSE_S_MAX, transport.abort)
 
-    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _admit(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: Guest
+    ) -> None:
         """Check who this is, and let amqtt serve it. Raises what is wrong with it."""
         stream = PacketStream(reader)
         name, serial = _peer_of(writer)
@@ -237,11 +234,12 @@ class EmbeddedBroker:
         except IsthmusError:
             writer.write(packets.connack(refusal))
             raise
+        guest.admit()
         await self._serve_client(client, live)
 
     async def _check_allowed(self, client: DeviceId, serial: int) -> None:
         """Raise ContractError `broker.not_allowed` for a device that may not connect."""
-        if client != HUB_ID and not await asyncio.to_thread(self._is_allowed, client, serial):
+        if not await asyncio.to_thread(self._is_allowed, client, serial):
             raise ContractError("broker.not_allowed", f"{client} may not connect.")
 
     def _guard(
@@ -288,12 +286,15 @@ class EmbeddedBroker:
 
     def _refuse(self, code: str, reason: str) -> None:
         self.refused_count += 1
-        log.info("broker.refused", extra={"code": code, "reason": reason})
+        if self._log_limit.allows(code, time.monotonic()):  # Anybody can be refused, at any rate.
+            extra = {"code": code, "reason": reason[:REASON_CHARS_MAX]}
+            log.info("broker.refused", extra=extra | {"refused_count": self.refused_count})
 
 
 def _make_tls(settings: BrokerSettings) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.options |= ssl.OP_NO_RENEGOTIATION  # It costs the one who asks for it next to nothing.
     tls.verify_mode = ssl.CERT_REQUIRED
     try:
         tls.load_verify_locations(settings.ca_path)
@@ -314,7 +315,7 @@ def _listen(host: str, port: int) -> socket.socket:
             raise UnavailableError(
                 "broker.port_busy",
                 f"Port {port} is taken by another program.",
-                remedy="Stop it, or give the broker another port.",
+                remedy="Stop it, or give the broker another port with --mqtt.",
             ) from error
         raise UnavailableError(
             "broker.listen", f"Cannot listen on {host} port {port}: {error.strerror}."

@@ -59,7 +59,7 @@ class HubAnnouncer:
             raise TransientError(
                 "discovery.unavailable",
                 f"The hub cannot make itself known on the local network: {error}.",
-                remedy="Devices can still join with --url.",
+                remedy="Devices can still join by the hub's address.",
             ) from error
         log.info("discovery.announced", extra={"port": self._port, "addresses": list(addresses)})
 

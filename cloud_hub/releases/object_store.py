@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -20,6 +21,11 @@ from shared.durable_file import sync_folder
 from shared.errors import TransientError, UnavailableError
 
 LISTED_MAX = 100_000
+# Of a store that is not a folder: a request, and all tries of one. A device that waits for a block
+# asks again by itself, and whoever publishes is told.
+TIMEOUT_S = 10
+RETRIES_MAX = 3
+RETRY_S_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +42,34 @@ class ObjectStore:
     def __init__(self, place: str) -> None:
         """Args: a folder's path, or a URL such as "s3://bucket/prefix".
 
-        S3 credentials come from where every S3 client looks for them. Raises UnavailableError
+        S3 credentials, region and endpoint come from the environment (AWS_ACCESS_KEY_ID, …), or
+        from the machine's own role, as other S3 clients find them. Raises UnavailableError
         `object_store.place`.
         """
         self._folder: Path | None = None
         try:
             if "://" in place:
-                self._store = from_url(place)
+                self._store = from_url(
+                    place,
+                    client_options={
+                        "timeout": f"{TIMEOUT_S}s",
+                        "connect_timeout": f"{TIMEOUT_S}s",
+                        # Only where AWS_ENDPOINT says http; what lies there is signed anyway.
+                        "allow_http": True,
+                    },
+                    retry_config={
+                        "max_retries": RETRIES_MAX,
+                        "retry_timeout": timedelta(seconds=RETRY_S_MAX),
+                    },
+                )
             else:
                 self._folder = Path(place).resolve()
                 self._store = LocalStore(self._folder, mkdir=True)
         except (BaseError, ValueError, OSError) as error:
             raise UnavailableError(
-                "object_store.place", f"Cannot open {place}: {_first_line(error)}."
+                "object_store.place",
+                f"Cannot open {place}: {_first_line(error)}.",
+                remedy='Give releases.objects a folder or "s3://bucket/prefix".',
             ) from error
 
     def put(self, path: str, data: bytes) -> None:
@@ -106,7 +127,10 @@ def _translated(path: str) -> Iterator[None]:
         yield
     except (BaseError, OSError) as error:
         raise TransientError(
-            "object_store.failed", f"The object store failed at {path}: {_first_line(error)}."
+            "object_store.failed",
+            f"The object store failed at {path}: {_first_line(error)}.",
+            remedy="Check that it can be reached and written: for S3 the bucket, AWS_REGION, "
+            "AWS_ENDPOINT and the credentials; for a folder the disk.",
         ) from error
 
 

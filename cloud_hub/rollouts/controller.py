@@ -1,45 +1,46 @@
 """RolloutController: moves devices from release to release. The only writer of Targets.
 
-1. A tick observes, judges and plans from the database (plan.py decides), writes everything it
-   decided in one transaction per rollout, and only then publishes. Killed anywhere, the next tick
-   goes on; nothing is kept in memory.
-2. A plan is made from a snapshot without locks; only if it would change anything, it is made again
-   under the rollout's lock and written. Two hub processes may tick at once.
+1. What a person asks is planned (plan.py decides) and written in one transaction, under the
+   rollout's lock; only then it is published. What time brings is ticker.py's.
+2. Nothing is kept in memory: killed anywhere, the next tick of any hub process goes on.
 3. Services and signatures come before a transaction, never within one.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 
 from cloud_hub.devices.presence import PresenceState
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts import plan as plans
-from cloud_hub.rollouts import sql_history, sql_reports, sql_snapshots, sql_store
+from cloud_hub.rollouts import (
+    sql_history,
+    sql_reports,
+    sql_rollouts,
+    sql_snapshots,
+    sql_timeline,
+)
 from cloud_hub.rollouts.device_model import DeviceModel
-from cloud_hub.rollouts.draft import Plan, Snapshot
+from cloud_hub.rollouts.draft import Plan
 from cloud_hub.rollouts.intake import ReportIntake
-from cloud_hub.rollouts.judge import ItemTotals
 from cloud_hub.rollouts.order import RolloutOrder, check_order
 from cloud_hub.rollouts.publisher import TargetPublisher
 from cloud_hub.rollouts.rollout import (
-    DeviceState,
     ReleaseRef,
     Rollout,
     RolloutDevice,
     RolloutState,
 )
 from cloud_hub.rollouts.sql_reports import DeviceReport
+from cloud_hub.rollouts.ticker import Ticker, log_change
 from cloud_hub.rollouts.timeline import Entry, ReceiptFact
 from cloud_hub.rollouts.view import RolloutView, view_rollout
 from cloud_hub.rollouts.waves import sort_devices, wave_limits, wave_of
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
 from shared.clock import Clock, now_ms
-from shared.errors import RefusedError, TransientError
+from shared.errors import RefusedError
 from shared.ids import NAME_CHARS_MAX, DeviceId, ModelName, RolloutId, new_rollout_id
 from shared.link.link import Link
 from shared.wire.codec import Received
@@ -64,14 +65,11 @@ class RolloutController:
     ) -> None:
         self._database = database
         self._devices = devices
-        self._telemetry = telemetry
         self._releases = releases
         self._clock = clock
         self._intake = ReportIntake(database, devices, releases, clock)
         self._publisher = TargetPublisher(database, devices, link, clock)
-        # A hub that starts may bring a new broker with it, one that retains nothing yet.
-        self._must_republish = threading.Event()
-        self._must_republish.set()
+        self._ticker = Ticker(database, devices, telemetry, self._publisher, clock)
 
     # What people ask
 
@@ -104,9 +102,11 @@ class RolloutController:
             for i, d in enumerate(ordered)
         ]
         with self._database.begin() as connection:
-            sql_store.lock_model(connection, order.model, now_ms=at_ms)
-            _refuse_overlap(sql_store.find_overlap(connection, order.model, ordered), order.model)
-            sql_store.insert_rollout(connection, rollout, places)
+            sql_rollouts.lock_model(connection, order.model, now_ms=at_ms)
+            _refuse_overlap(
+                sql_rollouts.find_overlap(connection, order.model, ordered), order.model
+            )
+            sql_rollouts.insert_rollout(connection, rollout, places)
             snapshot = sql_snapshots.read_snapshot(connection, rollout.rollout_id, active=active)
             plan = plans.start(snapshot, now_ms=at_ms, by=rollout.created_by)
             sql_snapshots.apply_plan(connection, plan, now_ms=at_ms)
@@ -147,9 +147,9 @@ class RolloutController:
         Raises RefusedError `rollout.cannot_undo`, `rollout.busy`.
         """
         with self._database.read() as connection:
-            rollout = sql_store.read_rollout(connection, rollout_id)
-            devices = [d.device_id for d in sql_store.read_devices(connection, rollout_id)]
-            overlap = sql_store.find_overlap(
+            rollout = sql_rollouts.read_rollout(connection, rollout_id)
+            devices = [d.device_id for d in sql_rollouts.read_devices(connection, rollout_id)]
+            overlap = sql_rollouts.find_overlap(
                 connection, rollout.model, devices, other_than=rollout_id
             )
         _refuse_overlap(overlap, rollout.model)
@@ -167,23 +167,23 @@ class RolloutController:
     def get(self, rollout_id: RolloutId) -> RolloutView:
         """Return one rollout with its waves and devices. Raises RefusedError `rollout.unknown`."""
         with self._database.read() as connection:
-            rollout = sql_store.read_rollout(connection, rollout_id)
-            return view_rollout(rollout, sql_store.read_devices(connection, rollout_id))
+            rollout = sql_rollouts.read_rollout(connection, rollout_id)
+            return view_rollout(rollout, sql_rollouts.read_devices(connection, rollout_id))
 
     def list(
-        self, model: ModelName | None = None, *, limit: int = sql_store.LISTED_MAX
+        self, model: ModelName | None = None, *, limit: int = sql_rollouts.LISTED_MAX
     ) -> tuple[Rollout, ...]:
         """Return rollouts, newest first."""
         with self._database.read() as connection:
-            return sql_store.read_rollouts(connection, model=model, limit=limit)
+            return sql_rollouts.read_rollouts(connection, model=model, limit=limit)
 
     def timeline(
-        self, rollout_id: RolloutId, *, limit: int = sql_store.LISTED_MAX
+        self, rollout_id: RolloutId, *, limit: int = sql_timeline.LISTED_MAX
     ) -> tuple[Entry, ...]:
         """Return the newest entries, oldest first. Raises RefusedError `rollout.unknown`."""
         with self._database.read() as connection:
-            sql_store.read_rollout(connection, rollout_id)
-            return sql_store.read_entries(connection, rollout_id, limit=limit)
+            sql_rollouts.read_rollout(connection, rollout_id)
+            return sql_timeline.read_entries(connection, rollout_id, limit=limit)
 
     def why(self, device_id: DeviceId, model: ModelName | None = None) -> tuple[str, ...]:
         """Return in sentences what a device runs, how it proved it, and how it came to it.
@@ -243,28 +243,12 @@ class RolloutController:
         self._intake.take(received)
 
     def tick(self) -> None:
-        """Observe, judge, plan, write, publish. Call it every second or so.
-
-        Raises TransientError `database.unavailable` when even reading fails.
-        """
-        with self._database.read() as connection:
-            watched = sql_store.read_watched(connection)
-            absorbing = sql_store.read_absorbing(connection)
-        active = frozenset(self._devices.select()) if watched or absorbing else frozenset()
-        for rollout_id in watched:
-            self._retry_later(partial(self._advance, rollout_id, active))
-        for rollout in absorbing:
-            self._retry_later(partial(self._absorb, rollout, active))
-        if self._must_republish.is_set():
-            self._retry_later(self._republish)
-        self._publisher.publish_pending()
+        """Observe, judge, plan, write, publish. Call it every second or so. See Ticker.tick."""
+        self._ticker.tick()
 
     def on_connected(self) -> None:
-        """Take note that the hub's link has connected: the next tick publishes every Target again.
-
-        The broker may have lost what it retained. Cheap, never raises.
-        """
-        self._must_republish.set()
+        """Take note that the hub's link has connected. See Ticker.on_connected."""
+        self._ticker.on_connected()
 
     def republish_all(self) -> int:
         """Publish every device's Target again now; return how many devices have one.
@@ -272,44 +256,6 @@ class RolloutController:
         Raises TransientError `database.unavailable`.
         """
         return self._publisher.republish_all()
-
-    def _republish(self) -> None:
-        self._must_republish.clear()
-        try:
-            self._publisher.republish_all()
-        except TransientError:
-            self._must_republish.set()
-            raise
-
-    def _advance(self, rollout_id: RolloutId, active: Collection[DeviceId]) -> None:
-        at_ms = now_ms(self._clock)
-        with self._database.read() as connection:
-            snapshot = sql_snapshots.read_snapshot(connection, rollout_id, active=active)
-        items = self._count_items(snapshot)
-        snapshot = replace(snapshot, items=items)
-        if plans.advance(snapshot, now_ms=at_ms).is_empty:
-            return
-        with self._database.begin() as connection:
-            locked = sql_snapshots.read_snapshot(
-                connection, rollout_id, active=active, items=items, locked=True
-            )
-            plan = plans.advance(locked, now_ms=at_ms)
-            sql_snapshots.apply_plan(connection, plan, now_ms=at_ms)
-        _log_change(locked.rollout, plan.rollout)
-
-    def _absorb(self, rollout: Rollout, active: Collection[DeviceId]) -> None:
-        members = self._devices.select(rollout.order.group)
-        at_ms = now_ms(self._clock)
-        with self._database.read() as connection:
-            if not sql_snapshots.read_unserved(connection, rollout.rollout_id, members):
-                return
-        with self._database.begin() as connection:
-            snapshot = sql_snapshots.read_snapshot(
-                connection, rollout.rollout_id, active=active, locked=True
-            )
-            joined = sql_snapshots.read_unserved(connection, rollout.rollout_id, members)
-            plan = plans.absorb(snapshot, joined, now_ms=at_ms)
-            sql_snapshots.apply_plan(connection, plan, now_ms=at_ms)
 
     def _act(self, rollout_id: RolloutId, make: Callable[..., Plan]) -> Rollout:
         active = frozenset(self._devices.select())
@@ -320,27 +266,9 @@ class RolloutController:
             )
             plan = make(snapshot, now_ms=at_ms)
             sql_snapshots.apply_plan(connection, plan, now_ms=at_ms)
-        _log_change(snapshot.rollout, plan.rollout)
+        log_change(snapshot.rollout, plan.rollout)
         self._publisher.publish_pending()
         return plan.rollout
-
-    def _count_items(self, snapshot: Snapshot) -> ItemTotals | None:
-        """Return what the wave decided since it has been good, if the order asks for that."""
-        rollout = snapshot.rollout
-        if rollout.order.bake_items_min == 0 or rollout.wave_good_ms is None:
-            return None
-        wave = [
-            device.device_id
-            for device in snapshot.devices
-            if device.wave == rollout.wave and device.state is DeviceState.UPDATED
-        ]
-        totals = self._telemetry.window_totals(
-            wave, rollout.model, rollout.release.version, rollout.wave_good_ms
-        )
-        return ItemTotals(
-            decided=sum(total.items_decided for total in totals.values()),
-            failed=sum(total.items_failed for total in totals.values()),
-        )
 
     def _choose(
         self, order: RolloutOrder, active: Collection[DeviceId], rollout_id: RolloutId
@@ -371,13 +299,6 @@ class RolloutController:
         }
         return sort_devices(members, online=online, rollout_id=rollout_id)
 
-    def _retry_later(self, step: Callable[[], None]) -> None:
-        """Do one step of a tick; one that the database refuses now must not stop the others."""
-        try:
-            step()
-        except TransientError as error:
-            log.warning("rollout.delayed", extra={"code": error.code})
-
 
 def _refuse_overlap(overlap: tuple[RolloutId, int] | None, model: ModelName) -> None:
     if overlap is None:
@@ -387,17 +308,4 @@ def _refuse_overlap(overlap: tuple[RolloutId, int] | None, model: ModelName) -> 
         "rollout.busy",
         f"Rollout {other} of {model} is not finished, and shares {count} devices with this one.",
         remedy=f"Undo or cancel {other} first, or name other devices.",
-    )
-
-
-def _log_change(before: Rollout, after: Rollout) -> None:
-    if (before.state, before.wave) == (after.state, after.wave):
-        return
-    log.info(
-        f"rollout.{after.state}",
-        extra={
-            "rollout": after.rollout_id,
-            "wave": after.wave + 1,
-            "hold_code": after.hold_code,
-        },
     )

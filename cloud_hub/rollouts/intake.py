@@ -17,7 +17,8 @@ from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts import sql_reports, sql_targets
 from cloud_hub.rollouts.receipts import check_receipt
 from cloud_hub.rollouts.sql_reports import Incoming, Proof
-from cloud_hub.rollouts.sql_store import add_entries, find_claims
+from cloud_hub.rollouts.sql_rollouts import find_claims
+from cloud_hub.rollouts.sql_timeline import add_entries
 from cloud_hub.rollouts.timeline import Entry
 from cloud_hub.sql_database import Database
 from shared.clock import Clock, now_ms

@@ -4,7 +4,8 @@ import sqlalchemy as sa
 
 from cloud_hub.rollouts.device_model import DeviceModel
 from cloud_hub.rollouts.sql_reports import read_models, read_receipt
-from cloud_hub.rollouts.sql_store import read_entries, read_models_of, read_parts
+from cloud_hub.rollouts.sql_rollouts import read_models_of, read_parts
+from cloud_hub.rollouts.sql_timeline import read_entries
 from cloud_hub.rollouts.timeline import Part, explain_device
 from shared.ids import DeviceId, ModelName
 

@@ -9,20 +9,22 @@ from cloud_hub.rollouts.draft import Assigned, Plan, Snapshot
 from cloud_hub.rollouts.judge import ItemTotals
 from cloud_hub.rollouts.rollout import ReleaseRef
 from cloud_hub.rollouts.sql_reports import to_device_model
-from cloud_hub.rollouts.sql_store import (
-    add_entries,
-    device_models,
-    device_reports,
-    device_targets,
+from cloud_hub.rollouts.sql_rollouts import (
     put_devices,
     read_devices,
     read_rollout,
+    update_rollout,
+)
+from cloud_hub.rollouts.sql_store import (
+    device_models,
+    device_reports,
+    device_targets,
     rollout_devices,
     rollouts,
     target_revisions,
-    update_rollout,
 )
 from cloud_hub.rollouts.sql_targets import assign
+from cloud_hub.rollouts.sql_timeline import add_entries
 from shared.ids import DeviceId, ModelName, RolloutId
 
 

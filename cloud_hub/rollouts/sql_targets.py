@@ -15,16 +15,12 @@ import sqlalchemy as sa
 
 from cloud_hub.rollouts.draft import Assignment
 from cloud_hub.rollouts.rollout import Rollout
-from cloud_hub.rollouts.sql_store import (
-    CHUNK_ROWS,
-    device_reports,
-    device_targets,
-    target_revisions,
-)
+from cloud_hub.rollouts.sql_store import device_reports, device_targets, target_revisions
 from cloud_hub.sql_database import upsert
 from shared.ids import DeviceId
 from shared.wire.target import Target, TargetRelease, TrialPolicy
 
+CHUNK_ROWS = 500  # Device ids in one IN (…)
 REVISION_MAX = 2**53 - 1  # What the wire can carry; a device that reports more is lying.
 _TRIALS = msgspec.json.Decoder(TrialPolicy)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud_hub.rollouts.device_model import DeviceModel
-from cloud_hub.rollouts.rollout import ReleaseRef, Rollout, RolloutDevice
+from cloud_hub.rollouts.rollout import DeviceState, ReleaseRef, Rollout, RolloutDevice
 from shared.ids import DeviceId, ModelName, RolloutId
 
 ENTRIES_MAX = 50_000
@@ -120,12 +120,13 @@ def _explain_failure(now: DeviceModel) -> str:
 
 def _explain_part(part: Part) -> list[str]:
     rollout, device = part.rollout, part.device
+    head = f"Rollout {rollout.rollout_id} to version {rollout.release.version} is {rollout.state}; "
+    wave = f"wave {device.wave + 1} of {len(rollout.wave_limits)}"
     before = "nothing" if device.previous is None else f"version {device.previous.version}"
-    head = (
-        f"Rollout {rollout.rollout_id} to version {rollout.release.version} is {rollout.state}; "
-        f"this device went in wave {device.wave + 1} of {len(rollout.wave_limits)}, ran {before} "
-        f"before, and is {device.state}."
-    )
+    if device.state is DeviceState.WAITING:
+        head += f"it has not reached this device, which is of {wave}."
+    else:
+        head += f"this device went in {wave}, ran {before} before, and is {device.state}."
     return [head, *(entry.sentence for entry in part.entries)]
 
 

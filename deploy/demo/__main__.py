@@ -27,28 +27,26 @@ def main() -> int:
     if FOLDER.exists():
         shutil.rmtree(FOLDER)
     FOLDER.mkdir()
-    stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            sys.exit(130)
-        stop.set()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)  # Also where the shell that started us had it ignored.
     story = Story(FOLDER.resolve(), Teller(), args.port)
     try:
         figures = run_own(story, args.video, args.model, args.spec) if args.video else story.run()
+        print(json.dumps(figures), flush=True)
         if not args.once:
             story.teller.say(f"All is up: {story.api.url} (token above). Ctrl-C ends it.")
-            stop.wait()
-        print(json.dumps(figures))
+            threading.Event().wait()
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second Ctrl-C must not leave processes.
         story.processes.stop()
     return 0
 

@@ -153,8 +153,8 @@ class Story:
             lens.write_camera_folder(
                 self.folder / "cameras" / view.name, lens.see(scans, view, seed=50 + index)
             )
-        healthy = bearing.vibration(20, defect_g=0.0, seed=11)
-        faulty = bearing.vibration(10, defect_g=0.8, seed=12)
+        healthy = bearing.vibration(8, defect_g=0.0, seed=11)
+        faulty = bearing.vibration(6, defect_g=0.8, seed=12)
         bearing.write_csv(self.folder / "bearing.csv", bearing.join(healthy, faulty))
         return labels
 
@@ -253,7 +253,7 @@ class Story:
             nonlocal told
             entries = self.api.get(f"/rollouts/{rollout}/timeline")["entries"]
             for entry in entries[told:]:
-                self.teller.detail(self._named(entry["sentence"]))
+                self.teller.detail(self._told(entry))
             told = len(entries)
             state = self.api.get(f"/rollouts/{rollout}")["rollout"]["state"]
             if state in ("done", "undone", "held", "cancelled") and state != until:
@@ -281,10 +281,10 @@ class Story:
                 raise DemoError(f"Waited {STEP_S_MAX:.0f} s for {what}; logs: {self.folder}/logs")
             time.sleep(0.2)
 
-    def _named(self, sentence: str) -> str:
-        for name, device in self.devices.items():
-            sentence = sentence.replace(device, name)
-        return sentence
+    def _told(self, entry: dict[str, Any]) -> str:
+        names = {device: name for name, device in self.devices.items()}
+        device = entry["device_id"]
+        return f"{names.get(device, device)}: {entry['text']}" if device else str(entry["text"])
 
     # Figures
 

@@ -16,5 +16,6 @@ class DecisionSettings(Settings, frozen=True):
     threshold: Number | None = None  # Anomaly
     # Classification: a new class must beat the last decided one by this much to replace it.
     hysteresis_margin: Share = 0.0
-    # During a trial: the share of items on which the other release runs too. Bounds the CPU.
-    companion_share: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    # During a trial: the share of items on which the other release runs too. Bounds the CPU. With
+    # none a trial has no evidence, and every release is taken back as silent: so not below 0.01.
+    companion_share: Annotated[float, Meta(ge=0.01, le=1.0)] = 1.0

@@ -1,29 +1,36 @@
 """prove_golden: whether a session computes on this device what its release says it should."""
 
-import numpy as np
+from collections.abc import Iterable, Iterator
 
-from edge_agent.inference.session import Array, ModelSession
+from edge_agent.inference.session import ModelSession
 from shared.errors import RefusedError
-from shared.release.golden import GoldenResult, GoldenSet, compare
+from shared.release.golden import GoldenResult, GoldenSet, compare, merge
 
 
-def prove_golden(session: ModelSession, golden: GoldenSet) -> GoldenResult:
+def prove_golden(session: ModelSession, golden: Iterable[GoldenSet]) -> GoldenResult:
     """Return how close `session` comes to the golden outputs, item by item, by its own tolerance.
+
+    Args: golden: sets that together are the release's; read one at a time.
 
     Raises RefusedError `golden.input` (the golden inputs are not this model's) or
     `inference.failed`.
     """
+    return merge(_prove_each(session, golden))
+
+
+def _prove_each(session: ModelSession, golden: Iterable[GoldenSet]) -> Iterator[GoldenResult]:
     shape = session.spec.input_shape
-    inputs = golden.inputs
-    if inputs.shape[1:] != shape[1:] or inputs.dtype != session.input_dtype:
-        raise RefusedError(
-            "golden.input",
-            f"The model takes {session.input_dtype} {shape}; "
-            f"the golden inputs are {inputs.dtype} {inputs.shape}.",
-            remedy="Make the golden set from this model's own inputs.",
-        )
-    by_item = [session.run(inputs[i : i + 1]) for i in range(golden.items_count)]
-    outputs: tuple[Array, ...] = tuple(
-        np.concatenate(output, axis=0) for output in zip(*by_item, strict=True)
-    )
-    return compare(outputs, golden.outputs, tolerance=session.spec.tolerance)
+    for items in golden:
+        inputs = items.inputs
+        if inputs.shape[1:] != shape[1:] or inputs.dtype != session.input_dtype:
+            raise RefusedError(
+                "golden.input",
+                f"The model takes {session.input_dtype} {shape}; "
+                f"the golden inputs are {inputs.dtype} {inputs.shape}.",
+                remedy="Make the golden set from this model's own inputs.",
+            )
+        for i in range(items.items_count):
+            expected = tuple(output[i : i + 1] for output in items.outputs)
+            yield compare(
+                session.run(inputs[i : i + 1]), expected, tolerance=session.spec.tolerance
+            )

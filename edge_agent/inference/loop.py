@@ -7,7 +7,9 @@
 4. The Decision is handed to the sinks before the companion runs, so that a trial costs the next
    item at most, never this one. The companion sees the same item and the same previous
    outcome, on `companion_share` of the items, evenly spread.
-5. The first item after a swap tells what the swap cost: its latency beyond the median of the last
+5. An item that neither release can take (a sensor's window, where the model wants a frame) is the
+   pipeline's fault and no evidence: it is not compared.
+6. The first item after a swap tells what the swap cost: its latency beyond the median of the last
    HISTORY_ITEMS_MAX items, never below 0.
 """
 
@@ -31,6 +33,7 @@ from shared.wire.records import Outcome
 log = logging.getLogger(__name__)
 
 HISTORY_ITEMS_MAX = 32
+WRONG_ITEM_CODE = "inference.input"
 WAIT_S = 0.2  # How long a wait lasts at most before it looks whether to stop
 
 Sink = Callable[[ItemResult], None]
@@ -62,7 +65,7 @@ class InferenceLoop:
         self._latencies_ms: deque[float] = deque(maxlen=HISTORY_ITEMS_MAX)
         self._swaps_count = 0
         self._companion_due = 0.0
-        self._is_failing = False
+        self._failing = ""
         self._is_over = False
 
     @property
@@ -74,6 +77,11 @@ class InferenceLoop:
     def is_over(self) -> bool:
         """Whether the source ended and every item was decided."""
         return self._is_over
+
+    @property
+    def failing(self) -> str:
+        """Return why inference failed on the last item; empty if it did not."""
+        return self._failing
 
     def run(self, stop: threading.Event) -> None:
         """Decide items until `stop` is set or the source has ended."""
@@ -101,7 +109,9 @@ class InferenceLoop:
         self._tell(self._result(item, line, line.serving, serving))
         if line.companion is not None and self._is_companion_due():
             companion = self._run(line.companion, item, previous)
-            self._active_model.record(_compare(line.serving, serving, line.companion, companion))
+            if not (_is_wrong_item(serving) and _is_wrong_item(companion)):
+                comparison = _compare(line.serving, serving, line.companion, companion)
+                self._active_model.record(comparison)
 
     def _run(
         self, release: LoadedRelease, item: Item, previous: Outcome | None
@@ -170,15 +180,19 @@ class InferenceLoop:
 
     def _note_health(self, release: LoadedRelease, run: ItemRun | RefusedError) -> None:
         """Log where failing begins and ends, not every item."""
-        is_failing = isinstance(run, RefusedError)
-        if is_failing == self._is_failing:
+        was_failing = bool(self._failing)
+        self._failing = str(run) if isinstance(run, RefusedError) else ""
+        if was_failing == bool(self._failing):
             return
-        self._is_failing = is_failing
         fields = {"pipeline": self._pipeline, "model": release.model, "version": release.version}
         if isinstance(run, RefusedError):
             log.warning("inference.failing", extra={**fields, "code": run.code, "detail": str(run)})
         else:
             log.info("inference.recovered", extra=fields)
+
+
+def _is_wrong_item(run: ItemRun | RefusedError) -> bool:
+    return isinstance(run, RefusedError) and run.code == WRONG_ITEM_CODE
 
 
 def _compare(

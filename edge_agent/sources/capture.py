@@ -12,8 +12,9 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 
+from edge_agent.sources.item import Item
 from edge_agent.sources.mailbox import Mailbox
-from edge_agent.sources.source import Source
+from edge_agent.sources.source import CountingSource, LiveSource, Source
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import ContractError, TransientError
@@ -66,6 +67,14 @@ class CaptureLoop:
         """Return how often the source was lost."""
         return self._interruptions_count
 
+    @property
+    def messages_lost_and_bad(self) -> tuple[int, int]:
+        """Return how many messages were lost and could not be read, where the source counts."""
+        source = self._source
+        if not isinstance(source, CountingSource):
+            return 0, 0
+        return source.lost_messages_count, source.bad_messages_count
+
     def run(self, stop: threading.Event) -> None:
         """Capture until `stop` is set or the source ends or fails."""
         backoff = Backoff(delay_s_min=RETRY_S_MIN, delay_s_max=RETRY_S_MAX)
@@ -90,12 +99,21 @@ class CaptureLoop:
     def _capture(self, stop: threading.Event, backoff: Backoff) -> None:
         """Hand items over until the source ends or `stop` is set."""
         self._source.open()
-        while (item := self._source.read(stop)) is not None:
+        while (item := self._read(stop)) is not None:
             if self._status.state is not CaptureState.RUNNING:
                 self._note_item()
                 backoff.reset()
             if not self._mailbox.put(item, stop):
                 return
+
+    def _read(self, stop: threading.Event) -> Item | None:
+        if isinstance(self._source, LiveSource):
+            return self._source.read_wanted(stop, self._is_wanted)
+        return self._source.read(stop)
+
+    def _is_wanted(self) -> bool:
+        """The first item in any case: it says that the source is there."""
+        return self._status.state is not CaptureState.RUNNING or self._mailbox.wants()
 
     def _note_item(self) -> None:
         event = "source.running"

@@ -1,8 +1,14 @@
 """Mailbox: between the capture thread and the inference thread.
 
 1. Newest-wins: holds one item; a newer one replaces it, and the one replaced counts as dropped.
-2. Every-item: holds QUEUE_ITEMS_MAX; `put` waits for room, nothing is dropped.
+2. Every-item: holds QUEUE_ITEMS_MAX items and QUEUE_BYTES_MAX bytes, but always one; `put` waits
+   for room, nothing is dropped.
 3. `end` says that no more will come; what is inside can still be taken.
+4. Newest-wins, `wants`: a source whose items cost something to make asks before it makes one. While
+   the taker is busy with another item and will not be back before the item after this one, the
+   answer is no, and the item counts as dropped. Both times are guessed with care, from the taker's
+   shortest and the source's longest of the last HISTORY_ITEMS: rather an item made in vain than
+   one missing when the taker comes back.
 """
 
 import threading
@@ -10,11 +16,14 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge_agent.sources.item import Item
+from edge_agent.sources.item import Frame, Item
 from edge_agent.sources.source import Source
+from shared.clock import Clock, SystemClock
 
 QUEUE_ITEMS_MAX = 8
+QUEUE_BYTES_MAX = 4 << 20  # Four frames of 768x432, one of 1920x1080
 STOP_CHECK_S = 0.2  # How long a wait lasts at most before it looks whether to stop
+HISTORY_ITEMS = 8
 
 
 class Keep(StrEnum):
@@ -29,25 +38,31 @@ class MailboxCounts:
     """Since the start."""
 
     items_in: int  # Items that the source gave
-    items_dropped: int  # Of these, replaced before inference took them
+    items_dropped: int  # Of these, replaced before inference took them, or not wanted
 
 
-def mailbox_for(source: Source) -> "Mailbox":
+def mailbox_for(source: Source, clock: Clock) -> "Mailbox":
     """Return the mailbox that keeps what `source` promises."""
-    return Mailbox(Keep.EVERY if source.is_every_item else Keep.NEWEST)
+    return Mailbox(Keep.EVERY if source.is_every_item else Keep.NEWEST, clock)
 
 
 class Mailbox:
     """Thread-safe: one puts, one takes, anyone counts."""
 
-    def __init__(self, keep: Keep) -> None:
-        """Args: see the rules above."""
+    def __init__(self, keep: Keep, clock: Clock | None = None) -> None:
+        """Args: see the rules above; `clock` is for `wants` only."""
         self._keep = keep
+        self._clock = clock or SystemClock()
         self._items: deque[Item] = deque()
+        self._bytes = 0
         self._items_in = 0
         self._items_dropped = 0
         self._has_ended = False
         self._changed = threading.Condition()
+        self._taken_s: float | None = None  # When an item was taken; None: the taker is here
+        self._busy_s: deque[float] = deque(maxlen=HISTORY_ITEMS)
+        self._asked_s: float | None = None  # When the last item was there
+        self._pauses_s: deque[float] = deque(maxlen=HISTORY_ITEMS)
 
     @property
     def counts(self) -> MailboxCounts:
@@ -61,17 +76,33 @@ class Mailbox:
         with self._changed:
             return self._has_ended and not self._items
 
+    def wants(self) -> bool:
+        """Return whether the item that is there now is worth making; see rule 4."""
+        now_s = self._clock.monotonic_s()
+        with self._changed:
+            if self._asked_s is not None:
+                self._pauses_s.append(now_s - self._asked_s)
+            self._asked_s = now_s
+            if self._is_taker_back_by(now_s + max(self._pauses_s, default=0.0)):
+                return True
+            self._items_in += 1
+            self._items_dropped += 1
+            return False
+
     def put(self, item: Item, stop: threading.Event) -> bool:
         """Hand `item` over; return False if `stop` was set while there was no room."""
+        size = _bytes_of(item)
         with self._changed:
             if self._keep is Keep.NEWEST:
                 self._items_dropped += len(self._items)
                 self._items.clear()
-            while len(self._items) >= QUEUE_ITEMS_MAX:
+                self._bytes = 0
+            while not self._has_room(size):
                 if stop.is_set():
                     return False
                 self._changed.wait(STOP_CHECK_S)
             self._items.append(item)
+            self._bytes += size
             self._items_in += 1
             self._changed.notify_all()
             return True
@@ -79,11 +110,16 @@ class Mailbox:
     def take(self, seconds_max: float = STOP_CHECK_S) -> Item | None:
         """Return the oldest item inside; None if none came within `seconds_max` or none will."""
         with self._changed:
+            if self._taken_s is not None:
+                self._busy_s.append(self._clock.monotonic_s() - self._taken_s)
+                self._taken_s = None
             if not self._items and not self._has_ended:
                 self._changed.wait(seconds_max)
             if not self._items:
                 return None
             item = self._items.popleft()
+            self._bytes -= _bytes_of(item)
+            self._taken_s = self._clock.monotonic_s()
             self._changed.notify_all()
             return item
 
@@ -92,3 +128,18 @@ class Mailbox:
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
+
+    def _is_taker_back_by(self, at_s: float) -> bool:
+        if self._taken_s is None or not self._busy_s:
+            return True
+        return at_s >= self._taken_s + min(self._busy_s)
+
+    def _has_room(self, size: int) -> bool:
+        if not self._items:
+            return True
+        return len(self._items) < QUEUE_ITEMS_MAX and self._bytes + size <= QUEUE_BYTES_MAX
+
+
+def _bytes_of(item: Item) -> int:
+    array = item.pixels if isinstance(item, Frame) else item.samples
+    return int(array.nbytes)

@@ -118,6 +118,7 @@ class VideoSource:
             raise ContractError(
                 "source.missing", f"There is no video {path}.", remedy="Check the path."
             )
+        _check_readable(path)
         # One decoding thread: on small devices more of them cost memory and win nothing.
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         if not self._capture.isOpened():
@@ -162,6 +163,19 @@ class VideoSource:
             f"No frame of {self._settings.path} can be decoded.",
             remedy="Check that it is a video that ffmpeg reads.",
         )
+
+
+def _check_readable(path: Path) -> None:
+    """Raise ContractError `source.missing`: OpenCV would only say that it cannot decode it."""
+    try:
+        with path.open("rb"):
+            return
+    except OSError as error:
+        raise ContractError(
+            "source.missing",
+            f"Cannot read {path}: {error.strerror}.",
+            remedy="Let the user that the agent runs as read it.",
+        ) from error
 
 
 def _list_images(folder: Path) -> list[Path]:

@@ -4,10 +4,13 @@
    again.
 2. A stream's timeouts work only with the ffmpeg backend named. `read` of a silent stream comes back
    after `read_timeout_s` at the latest; so does a stop.
-3. Live streams carry no reliable clock: a frame is captured when it is decoded.
+3. Every frame is grabbed, so that the camera's buffer never fills with old ones; only one that is
+   wanted is converted and copied.
+4. Live streams carry no reliable clock: a frame is captured when it is decoded.
 """
 
 import threading
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -45,7 +48,11 @@ class StreamSource:
 
     def read(self, stop: threading.Event) -> Frame | None:
         """Return the next frame. Raises TransientError `source.lost`."""
-        return self._reader.read(stop)
+        return self._reader.read(stop, _always)
+
+    def read_wanted(self, stop: threading.Event, is_wanted: Callable[[], bool]) -> Frame | None:
+        """Return the next frame that is wanted. Raises TransientError `source.lost`."""
+        return self._reader.read(stop, is_wanted)
 
     def close(self) -> None:
         """Disconnect."""
@@ -83,7 +90,11 @@ class CameraSource:
 
     def read(self, stop: threading.Event) -> Frame | None:
         """Return the next frame. Raises TransientError `source.lost`."""
-        return self._reader.read(stop)
+        return self._reader.read(stop, _always)
+
+    def read_wanted(self, stop: threading.Event, is_wanted: Callable[[], bool]) -> Frame | None:
+        """Return the next frame that is wanted. Raises TransientError `source.lost`."""
+        return self._reader.read(stop, is_wanted)
 
     def close(self) -> None:
         """Let the camera go."""
@@ -110,25 +121,32 @@ class _LiveReader:
             )
         self._capture = capture
 
-    def read(self, stop: threading.Event) -> Frame | None:
-        """Return the next frame; None if `stop` is set."""
+    def read(self, stop: threading.Event, is_wanted: Callable[[], bool]) -> Frame | None:
+        """Return the next frame that is wanted; None if `stop` is set."""
         assert self._capture is not None, "open comes first"
-        if stop.is_set():
-            return None
-        is_decoded, pixels = self._capture.read()
-        if not is_decoded:
-            raise TransientError("source.lost", f"No frame comes from {self._description}.")
-        frame = Frame(
-            pixels.astype(np.uint8, copy=False),
-            self._sequence,
-            now_ms(self._clock),
-            self._clock.monotonic_s(),
-        )
-        self._sequence += 1
-        return frame
+        while not stop.is_set():
+            if not self._capture.grab():
+                raise self._lost()
+            at_ms, at_s = now_ms(self._clock), self._clock.monotonic_s()
+            sequence = self._sequence
+            self._sequence += 1
+            if not is_wanted():
+                continue
+            is_decoded, pixels = self._capture.retrieve()
+            if not is_decoded:
+                raise self._lost()
+            return Frame(pixels.astype(np.uint8, copy=False), sequence, at_ms, at_s)
+        return None
 
     def close(self) -> None:
         """Let the capture go."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+    def _lost(self) -> TransientError:
+        return TransientError("source.lost", f"No frame comes from {self._description}.")
+
+
+def _always() -> bool:
+    return True

@@ -4,12 +4,15 @@
    all three. `open` may be called again after `close`; sequence numbers go on.
 2. `read` waits until an item is due and returns it; None means that the source has ended, or that
    `stop` was set.
-3. TransientError means that it may come back: close, wait, open. ContractError means that the
+3. A LiveSource can tell that an item is there without making it (a camera's frame is received and
+   decoded in any case; converting and copying it is the part that can be spared).
+4. TransientError means that it may come back: close, wait, open. ContractError means that the
    settings or the file are wrong: it will not.
 """
 
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from edge_agent.sources.item import Item
 
@@ -28,13 +31,33 @@ class Source(Protocol):
         ...
 
     def open(self) -> None:
-        """Bring it up. Raises ContractError or TransientError, see rule 3."""
+        """Bring it up. Raises ContractError or TransientError, see rule 4."""
         ...
 
     def read(self, stop: threading.Event) -> Item | None:
-        """Return the next item; see rules 2 and 3."""
+        """Return the next item; see rules 2 and 4."""
         ...
 
     def close(self) -> None:
         """Let everything go; harmless when nothing is open."""
         ...
+
+
+@runtime_checkable
+class LiveSource(Source, Protocol):
+    """A source that spares what nobody wants; see rule 3. Implementations: opencv_live.py."""
+
+    def read_wanted(self, stop: threading.Event, is_wanted: Callable[[], bool]) -> Item | None:
+        """Return the next item of which `is_wanted` says so; it is asked once for each.
+
+        An item that is not wanted has its sequence number all the same. See rules 2 and 4.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingSource(Source, Protocol):
+    """A source of messages, some of which may be worth nothing. Implementation: paho_source.py."""
+
+    lost_messages_count: int  # Since it was made; a queue ran over
+    bad_messages_count: int  # That could not be read

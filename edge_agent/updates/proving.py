@@ -6,7 +6,7 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from edge_agent.inference.session import ModelSession
 from edge_agent.updates.release_source import FetchedRelease, ReleaseSource
 from shared.errors import IntegrityError, RefusedError, TransientError
 from shared.model.spec import ModelSpec
-from shared.release.golden import GoldenResult, GoldenSet, decode_golden
+from shared.release.golden import GoldenResult, GoldenSet, read_golden_items
 
 LoadSession = Callable[[Path, ModelSpec], ModelSession]
-ProveGolden = Callable[[ModelSession, GoldenSet], GoldenResult]
+ProveGolden = Callable[[ModelSession, Iterable[GoldenSet]], GoldenResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,7 @@ class Prover:
 
     def _run_golden(self, fetched: FetchedRelease, loaded: LoadedRelease) -> ProvenRelease:
         with _reading(fetched.golden_path):
-            data = fetched.golden_path.read_bytes()
-        result = self.prove_golden(loaded.session, decode_golden(data))
+            result = self.prove_golden(loaded.session, read_golden_items(fetched.golden_path))
         if not result.is_within:
             raise RefusedError(
                 "golden.mismatch",

@@ -35,8 +35,8 @@ class ReleaseSource(Protocol):
         """Bring `release` into the folder `into` and return it; resumes what is already there.
 
         Writes manifest.json, model.onnx and golden.npz there. `on_progress` gets 0..1.
-        Raises TransientError (link down, no answer, stopped: try again later) or IntegrityError
-        `tuf.expired`, `tuf.rollback`, `tuf.signature`, `tuf.unknown_target`, `release.digest`
+        Raises TransientError (link down, no answer, stopped, `tuf.expired`: try again later) or
+        IntegrityError `tuf.rollback`, `tuf.signature`, `tuf.unknown_target`, `release.digest`
         (quarantine) or ContractError (manifest not understood: quarantine).
         """
         ...

@@ -5,7 +5,8 @@
 2. Metadata that was seen is kept there, flushed to the disk: older metadata offered later is a
    rollback, also after a power cut.
 3. Expiry is judged by the machine's own clock (python-tuf asks it itself); a clock that is far
-   off therefore looks like expired metadata, and the error says so.
+   off therefore looks like expired metadata, and the error says so. It passes, when the clock is
+   set or the hub signs again: of all refusals this one is a TransientError.
 4. Each way to be refused has its own code: `tuf.expired`, `tuf.rollback`, `tuf.signature`,
    `tuf.mismatch` (pieces of different states put together), `tuf.unknown_target`, `tuf.invalid`.
 """
@@ -53,8 +54,8 @@ class TufVerifier:
     def refresh(self, stop: threading.Event) -> "TrustedTargets":
         """Return what the hub vouches for now.
 
-        Raises TransientError (no answer: try later), IntegrityError with a code of rule 4,
-        RefusedError `transfer.disk_full`.
+        Raises TransientError (no answer, or `tuf.expired`: try later), IntegrityError with
+        another code of rule 4, RefusedError `transfer.disk_full`.
         """
         with _translated():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -169,11 +170,11 @@ def _flush(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _refusal(error: RepositoryError) -> IntegrityError:
+def _refusal(error: RepositoryError) -> IntegrityError | TransientError:
     match error:
         case ExpiredMetadataError():
             today = datetime.now(UTC).date()
-            return IntegrityError(
+            return TransientError(
                 "tuf.expired",
                 f"The hub's signed metadata has expired: {error}.",
                 remedy=f"If it is not {today}, set this device's clock; else let the hub sign "

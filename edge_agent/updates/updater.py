@@ -21,7 +21,8 @@ from edge_agent.inference.active_model import ActiveModel
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
 from edge_agent.updates.interrupt import EitherEvent
-from edge_agent.updates.model_updater import ModelUpdater, Parts
+from edge_agent.updates.model_updater import ModelUpdater
+from edge_agent.updates.parts import Parts
 from edge_agent.updates.plan import release_for
 from edge_agent.updates.proving import LoadSession, ProveGolden, Prover
 from edge_agent.updates.receipts import ReceiptMaker

@@ -72,8 +72,11 @@ class FileIdentity:
 
     @property
     def is_joined(self) -> bool:
-        """Whether this device belongs to a hub."""
-        return self.certificate_path.exists()
+        """Whether this device belongs to a hub. Raises RefusedError `identity.permissions`."""
+        try:
+            return self.certificate_path.exists()
+        except OSError as error:  # Not that it is not there: we may not look
+            raise _not_readable(self._folder) from error
 
     @property
     def hub(self) -> HubRecord:
@@ -208,11 +211,7 @@ class FileIdentity:
             with path.open("rb") as file:
                 data = file.read(FILE_BYTES_MAX + 1)
         except PermissionError as error:
-            raise RefusedError(
-                "identity.permissions",
-                f"This user may not read {path}.",
-                remedy="Run the agent as the user that joined.",
-            ) from error
+            raise _not_readable(path) from error
         except OSError as error:
             raise _corrupt(path, error.strerror or str(error)) from error
         if len(data) > FILE_BYTES_MAX:
@@ -284,6 +283,14 @@ def require_own(
 def _bad(reason: str) -> IntegrityError:
     return IntegrityError(
         "enrolment.bad_certificate", f"The hub sent a certificate that is not ours: {reason}."
+    )
+
+
+def _not_readable(path: Path) -> RefusedError:
+    return RefusedError(
+        "identity.permissions",
+        f"This user may not read {path}.",
+        remedy="Do it as the user that joined, or name another folder with --state.",
     )
 
 

@@ -58,7 +58,7 @@ def find_hub(
         raise TransientError(
             "discovery.unavailable",
             f"This device cannot ask the local network: {error}.",
-            remedy="Give the hub's address with --url.",
+            remedy="Give the hub's address: edge-agent join https://HUB:8443 --token ...",
         ) from error
     try:
         return _find(zeroconf, ca_fingerprint, wait_s=wait_s)
@@ -109,6 +109,6 @@ def _none_found(others: set[str], wait_s: float) -> TransientError:
     return TransientError(
         "discovery.none",
         message,
-        remedy="Check that both are on one network and that the hub runs; or give its address "
-        "with --url.",
+        remedy="Check that both are on one network and that the hub runs; or give its address: "
+        "edge-agent join https://HUB:8443 --token ...",
     )

@@ -2,7 +2,9 @@
 
 1. Putting never blocks and never raises: it is called from the network library's thread.
 2. Messages past ARRIVALS_MAX, or past ARRIVALS_BYTES_MAX in all, are dropped and counted; a notice
-   (Connected, Disconnected) is only dropped past NOTICES_MAX more.
+   (Connected, Disconnected) is only dropped past NOTICES_MAX more. Of both limits messages at
+   QoS 0 get EXPENDABLE_SHARE: a broker sends any number of them, but only so many at QoS 1 before
+   they are acknowledged. So whoever floods us at QoS 0 takes no room from the others' records.
 3. Bytes are decoded by the thread that takes them: a costly message delays no keep-alive.
 
 What must not live here: anything that knows a broker.
@@ -26,6 +28,7 @@ from shared.wire.codec import decode
 
 ARRIVALS_BYTES_MAX = 64 << 20
 NOTICES_MAX = 100
+EXPENDABLE_SHARE = 0.5  # For messages at QoS 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,15 @@ class ArrivalQueue:
             self._items.append(notice)
             self._changed.notify()
 
-    def put_message(self, path: str, payload: bytes, *, is_retained: bool, handle: object) -> bool:
-        """Add a message as it came in; return whether there was room."""
+    def put_message(
+        self, path: str, payload: bytes, *, is_retained: bool, is_expendable: bool, handle: object
+    ) -> bool:
+        """Add a message as it came in (expendable: at QoS 0); return whether there was room."""
+        share = EXPENDABLE_SHARE if is_expendable else 1.0
         with self._changed:
             is_full = (
-                len(self._items) >= ARRIVALS_MAX
-                or self._bytes_count + len(payload) > ARRIVALS_BYTES_MAX
+                len(self._items) >= share * ARRIVALS_MAX
+                or self._bytes_count + len(payload) > share * ARRIVALS_BYTES_MAX
             )
             if is_full or self._is_closed:
                 self.dropped_count += 1

@@ -2,7 +2,8 @@
 
 1. What comes in is one stream of arrivals, taken by one thread: `arrivals()` yields Connected,
    Disconnected, Delivery and Rejection in the order they happened. Callbacks of the library only
-   enqueue; the queue holds ARRIVALS_MAX, and past that what comes in is dropped and counted.
+   enqueue; the queue holds ARRIVALS_MAX, and past that what comes in is dropped and counted. At
+   QoS 1 it comes again: the link drops its connection, and connects anew.
 2. QoS 1 deliveries are acknowledged to the broker only by `acknowledge`, after the work is done:
    a crash in between makes the broker send it again.
 3. `publish` never blocks on the network. It raises when the message is over its topic's limit,
@@ -10,6 +11,9 @@
 4. A lost connection comes back by itself with jittered backoff; subscriptions are made again on
    every connect.
 5. The last will is the topic `presence` with is_online false, for a device's link.
+6. Every connection is a session of its own: its last will, its Connected and every envelope sent
+   on it bear the same new session id. So the death of a connection that was lost, however late it
+   comes, is never taken for the death of the next one.
 """
 
 from collections.abc import Iterator
@@ -65,7 +69,7 @@ class Link(Protocol):
 
     @property
     def session_id(self) -> SessionId:
-        """Return the id of this process's session, which stands in every envelope."""
+        """Return the id of the connection that is up or was last; it stands in every envelope."""
         ...
 
     @property

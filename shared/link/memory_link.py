@@ -8,6 +8,7 @@
 4. The same topic rules as on the real brokers hold.
 """
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict, deque
@@ -141,13 +142,19 @@ class MemoryBroker:
             if isinstance(handle, int):
                 self._sessions[client].unacknowledged.pop(handle, None)
 
-    def waits(self, client: str, message: RawMessage, *, waiting_max: int) -> bool:
-        """Take `message` now or, while paused, keep it; return False if too many wait."""
+    def waits(self, link: "MemoryLink", message: RawMessage, *, session_id: SessionId) -> bool:
+        """Take `message` now or, while paused, keep it; return False if too many wait.
+
+        Raises TransientError `link.down` if the connection that it was made for is over.
+        """
         with self._lock:
+            if not link.is_connected or link.session_id != session_id:
+                raise TransientError("link.down", "There is no connection to the broker.")
+            client = link.client
             if not self._is_paused:
                 self.publish(client, message)
                 return True
-            if sum(1 for name, _ in self._waiting if name == client) >= waiting_max:
+            if sum(1 for name, _ in self._waiting if name == client) >= OUTGOING_MAX:
                 return False
             self._waiting.append((client, message))
             return True
@@ -226,7 +233,7 @@ class MemoryLink:
 
     @property
     def session_id(self) -> SessionId:
-        """Return the id of this process's session."""
+        """Return the id of the connection that is up, or was last."""
         return self._session_id
 
     @property
@@ -247,27 +254,22 @@ class MemoryLink:
     def start(self) -> None:
         """Connect if the broker is there; else when it comes."""
         self._is_started = True
-        if self._with_last_will:
-            self.will = self._raw(self.client, Presence(is_online=False, reason="connection lost"))
         self._broker.join(self)
 
     def stop(self) -> None:
         """Say goodbye and close."""
         if self._is_connected and self._with_last_will:
-            goodbye = Presence(is_online=False, reason="stopped")
-            self._broker.waits(
-                self.client, self._raw(self.client, goodbye), waiting_max=OUTGOING_MAX
-            )
+            with contextlib.suppress(TransientError):  # Else the last will has said it.
+                self.publish(self.client, Presence(is_online=False, reason="stopped"))
         self._is_started = False
         self._broker.leave(self)
         self._queue.close()
 
     def publish(self, device: DeviceId, message: Message) -> None:
         """Send `message`. Raises as Link.publish does."""
-        raw = self._raw(device, message)
-        if not self._is_connected:
-            raise TransientError("link.down", "There is no connection to the broker.")
-        if not self._broker.waits(self.client, raw, waiting_max=OUTGOING_MAX):
+        session_id = self._session_id
+        raw = self._raw(device, message, session_id)
+        if not self._broker.waits(self, raw, session_id=session_id):
             raise TransientError("link.full", f"{OUTGOING_MAX} messages wait to be sent.")
 
     def arrivals(self, *, wait_s: float) -> Iterator[Arrival]:
@@ -285,7 +287,11 @@ class MemoryLink:
             self._broker.rejoin(self)
 
     def came_up(self) -> None:
-        """Told by the broker: subscriptions are made."""
+        """Told by the broker: subscriptions are made. A connection is a session of its own."""
+        self._session_id = new_session_id()
+        if self._with_last_will:
+            will = Presence(is_online=False, reason="connection lost")
+            self.will = self._raw(self.client, will, self._session_id)
         self._is_connected = True
         self._queue.put_notice(Connected(session_id=self._session_id))
 
@@ -297,10 +303,14 @@ class MemoryLink:
     def deliver(self, message: RawMessage, handle: object) -> None:
         """Told by the broker: a message for this link."""
         self._queue.put_message(
-            message.path, message.payload, is_retained=message.retain, handle=handle
+            message.path,
+            message.payload,
+            is_retained=message.retain,
+            is_expendable=handle is None,
+            handle=handle,
         )
 
-    def _raw(self, device: DeviceId, message: Message) -> RawMessage:
+    def _raw(self, device: DeviceId, message: Message, session_id: SessionId) -> RawMessage:
         topic = topic_of(message)
-        payload = encode(message, session_id=self._session_id, sent_ms=now_ms(self._clock))
+        payload = encode(message, session_id=session_id, sent_ms=now_ms(self._clock))
         return RawMessage(topic.path(device), payload, topic.qos, topic.retain)

@@ -8,8 +8,9 @@
 4. Every failed attempt, refused certificate and refused subscription waits for the backoff; only
    a connection that lasted STABLE_S makes it short again, so two clients with one certificate
    cannot chase each other in a tight loop.
-5. What paho had in flight at QoS 1 is sent again after a reconnect; receivers drop duplicates.
-   While the link is down nothing is given to paho, which would keep it in memory.
+5. What paho had in flight at QoS 1 is sent again after a reconnect, with the session id that it
+   was made with; receivers drop duplicates. While the link is down nothing is given to paho, which
+   would keep it in memory.
 6. The certificate files are read at every attempt: renewed ones are used from `reconnect` on.
 
 Without `ca_path` the connection is plain TCP: for tests, and brokers on the same machine.
@@ -121,7 +122,7 @@ class PahoLink:
 
     @property
     def session_id(self) -> SessionId:
-        """Return the id of this process's session, which stands in every envelope."""
+        """Return the id of the connection that is up, being tried, or was last."""
         return self._session_id
 
     @property
@@ -182,9 +183,10 @@ class PahoLink:
 
     def _send(self, device: DeviceId, message: Message) -> paho.MQTTMessageInfo:
         topic = topic_of(message)
-        payload = encode(message, session_id=self._session_id, sent_ms=now_ms(self._clock))
+        session_id = self._session_id
+        payload = encode(message, session_id=session_id, sent_ms=now_ms(self._clock))
         with self._publishing:
-            if not self._is_connected:
+            if not self._is_connected or session_id != self._session_id:
                 raise TransientError("link.down", "There is no connection to the broker.")
             self._outgoing.refuse_if_full(len(payload))
             info = self._client.publish(topic.path(device), payload, topic.qos, topic.retain)
@@ -220,6 +222,8 @@ class PahoLink:
 
     def _serve_one_connection(self, stop: threading.Event) -> str:
         """Connect and serve until it ends; return why it ended."""
+        with self._publishing:  # So that nothing leaves on this connection with the last one's id.
+            self._session_id = new_session_id()
         self._connection += 1
         self._end_reason = ""
         settings = self._settings
@@ -351,12 +355,17 @@ class PahoLink:
             path = message.topic
         except UnicodeDecodeError:
             path = "(not UTF-8)"  # Becomes a Rejection like any other unknown topic.
-        self._queue.put_message(
+        is_taken = self._queue.put_message(
             path,
             bytes(message.payload),
             is_retained=message.retain,
+            is_expendable=message.qos == 0,
             handle=_Handle(self._connection, message.mid, message.qos),
         )
+        if not is_taken and message.qos > 0:
+            # It will never be acknowledged. On this connection it would not come again, either,
+            # and would take one of the few places that the broker has for such messages.
+            self._end_reason = "more came than there was room for"
 
     def _on_publish(
         self,

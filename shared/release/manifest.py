@@ -70,9 +70,13 @@ def decode_manifest(data: bytes) -> Manifest:
     if len(data) > MANIFEST_BYTES_MAX:
         raise ContractError("manifest.invalid", f"The manifest is over {MANIFEST_BYTES_MAX} bytes.")
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ContractError("manifest.invalid", f"Not a manifest: {error}") from error
+    # A golden set is read into memory whole, on devices that have little.
+    if any(variant.golden.file_bytes > GOLDEN_BYTES_MAX for variant in manifest.variants):
+        raise ContractError("manifest.invalid", f"A golden set is over {GOLDEN_BYTES_MAX} bytes.")
+    return manifest
 
 
 def manifest_path(model: str, version: int) -> str:

@@ -7,7 +7,15 @@ import pytest
 
 from shared.errors import ContractError, TransientError
 from shared.ids import HUB_ID, DeviceId
-from shared.link.link import Arrival, Connected, Delivery, Disconnected, Link, Rejection
+from shared.link.link import (
+    ARRIVALS_MAX,
+    Arrival,
+    Connected,
+    Delivery,
+    Disconnected,
+    Link,
+    Rejection,
+)
 from shared.wire.blocks import Block
 from shared.wire.codec import encode
 from shared.wire.presence import Heartbeat, Presence
@@ -206,10 +214,29 @@ def test_a_lost_device_is_announced_by_its_last_will(bench: Bench) -> None:
     hub, device = connected(bench, HUB_ID), connected(bench, DEVICE)
     device.link.publish(DEVICE, Presence(is_online=True, reason="started"))
     hub.take_message(Presence)
+    session = device.link.session_id
     bench.cut(DEVICE)
     death = hub.take_message(Presence).received
     assert death.message == Presence(is_online=False, reason="connection lost")
-    assert death.session_id == device.link.session_id
+    assert death.session_id == session
+
+
+def test_every_connection_is_a_session_of_its_own(bench: Bench) -> None:
+    hub, device = connected(bench, HUB_ID), connected(bench, DEVICE)
+    sessions, deaths = [], []
+    for number in range(3):
+        device.link.publish(DEVICE, one_record(number + 1))
+        sessions.append(hub.take_message(RecordBatch).received.session_id)
+        assert sessions[-1] == device.link.session_id
+        bench.cut(DEVICE)
+        deaths.append(hub.take_message(Presence).received.session_id)
+        device.take_connected()
+    assert len(set(sessions)) == 3
+    assert deaths == sessions
+    device.link.reconnect()
+    notice = device.take(lambda arrival: isinstance(arrival, Connected))
+    assert notice == Connected(session_id=device.link.session_id)
+    assert device.link.session_id not in sessions
 
 
 def test_the_last_will_is_retained_for_a_hub_that_comes_later(bench: Bench) -> None:
@@ -363,6 +390,20 @@ def test_a_thousand_messages_arrive_once_and_in_order(bench: Bench) -> None:
     assert seen == list(range(1, 1001))
 
 
+def test_a_flood_of_one_device_costs_no_other_its_records(bench: Bench) -> None:
+    """The hub takes nothing for a while; then everything that was sent at QoS 1 must come."""
+    hub = connected(bench, HUB_ID)
+    flooder, device = connected(bench, OTHER), connected(bench, DEVICE)
+    for _ in range(ARRIVALS_MAX + 200):
+        _publish_when_there_is_room(flooder.link, heartbeat(), device=OTHER)
+    wait_until(lambda: hub.link.dropped_count > 0, seconds_max=30.0)  # type: ignore[attr-defined]  # both links count it
+    records = [one_record(number) for number in range(1, 31)]
+    for record in records:
+        _publish_when_there_is_room(device.link, record)
+    for record in records:
+        assert hub.take_message(RecordBatch).received.message == record
+
+
 def test_a_refused_subscription_never_counts_as_connected(bench: Bench) -> None:
     hub = connected(bench, HUB_ID)
     link = bench.link(DEVICE, filters=((BY_NAME["target"].path(OTHER), 1),))
@@ -383,10 +424,10 @@ def one_record(number: int) -> RecordBatch:
     return RecordBatch(stream=STREAM, since=number - 1, records=(record,))
 
 
-def _publish_when_there_is_room(link: Link, message: Message) -> None:
+def _publish_when_there_is_room(link: Link, message: Message, *, device: DeviceId = DEVICE) -> None:
     def publish() -> bool:
         try:
-            link.publish(DEVICE, message)
+            link.publish(device, message)
         except TransientError as error:
             return error.code != "link.full"
         return True

@@ -6,10 +6,14 @@ import pytest
 
 from cloud_hub.releases.object_store import ObjectStore
 from shared.errors import TransientError, UnavailableError
+from tests.support.s3_server import S3Server
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3_server")
+        return ObjectStore(server.new_place())
     return ObjectStore(str(tmp_path / "objects") if request.param == "folder" else "memory:///")
 
 

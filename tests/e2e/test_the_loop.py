@@ -1,4 +1,4 @@
-"""The whole loop over real processes: see, release, roll out, take back; with kills in between."""
+"""The whole loop over real processes: see, release, roll out, take back."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.fleet_story import STEP_S, drained, wait_for
 from tests.support.real_fleet import RealAgent, RealHub
 from tests.support.tiny_releases import Kind
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
-STEP_S = 60.0
 
 
 @pytest.fixture
@@ -41,18 +41,6 @@ def agent(tmp_path: Path, hub: RealHub) -> Iterator[RealAgent]:
     yield started
     if started.is_running:
         started.stop()
-
-
-def wait_for(hub: RealHub, rollout: str, state: str) -> None:
-    def is_there() -> bool:
-        hub.check_all()
-        found = hub.rollout_state(rollout)
-        if found in {"done", "undone", "held", "cancelled"}:
-            entries = hub.get(f"/rollouts/{rollout}/timeline")["entries"]
-            assert found == state, "\n".join(entry["sentence"] for entry in entries)
-        return found == state
-
-    wait_until(is_there, seconds_max=STEP_S)
 
 
 def all_decisions(hub: RealHub, device: str) -> list[dict[str, Any]]:
@@ -92,49 +80,6 @@ def test_a_release_goes_out_a_better_one_follows_and_a_damaged_one_comes_back(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("victim", ["agent", "hub"])
-@pytest.mark.parametrize("moment", ["targeted", "trial", "settled"])
-def test_kill_9_at_any_step_is_resumed_from(
-    hub: RealHub, agent: RealAgent, victim: str, moment: str
-) -> None:
-    wait_for(hub, hub.roll_out(hub.add_release(Kind.GOOD)), "done")
-    better = hub.add_release(Kind.BETTER)
-    rollout = hub.roll_out(better, trial={"items_min": 150, "deadline_s": 60.0})
-
-    def is_the_moment() -> bool:
-        hub.check_all()
-        model = hub.model_on(agent.device)
-        match moment:
-            case "targeted":
-                return bool(model["target_version"] == better)
-            case "trial":
-                return bool(model["state"] == "trial")
-            case _:
-                return bool(model["version"] == better and model["proof"] == "settled")
-
-    wait_until(is_the_moment, seconds_max=STEP_S)
-    process = agent if victim == "agent" else hub
-    process.kill()
-    process.start()
-
-    state = wait_until(
-        lambda: (found := hub.rollout_state(rollout)) in {"done", "undone"} and found,
-        seconds_max=STEP_S,
-    )
-    # A trial that dies with its agent is a failed trial: the new model may be what killed it.
-    is_undone = victim == "agent" and hub.model_on(agent.device)["version"] == 1
-    assert state == ("undone" if is_undone else "done")
-    if moment == "settled" or victim == "hub":
-        assert not is_undone
-    wait_until(
-        lambda: hub.model_on(agent.device)["version"] == (1 if is_undone else better),
-        seconds_max=STEP_S,
-    )
-    before = len(all_decisions(hub, agent.device))
-    wait_until(lambda: len(all_decisions(hub, agent.device)) > before or before >= 500)
-
-
-@pytest.mark.timeout(300)
 def test_an_agent_that_starts_without_a_hub_serves_what_it_had(
     hub: RealHub, agent: RealAgent
 ) -> None:
@@ -154,7 +99,7 @@ def test_an_agent_that_starts_without_a_hub_serves_what_it_had(
     waiting = status["outbox_rows"]
     wait_until(lambda: (agent.status() or {}).get("outbox_rows", 0) > waiting, seconds_max=STEP_S)
     hub.start()
-    wait_until(lambda: (agent.status() or {}).get("outbox_rows", 1 << 30) < 50, seconds_max=STEP_S)
+    wait_until(drained(agent), seconds_max=STEP_S)
     items = [decision["item"] for decision in all_decisions(hub, agent.device)]
     assert len(set(items)) >= waiting // 2
 

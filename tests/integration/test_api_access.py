@@ -2,19 +2,22 @@
 
 import json
 import re
+import socket
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from cloud_hub.api.auth import OPEN_PATHS, SESSION_COOKIE
-from cloud_hub.api.http_limits import HEADERS
+from cloud_hub.api.http_limits import HEADERS, UPLOAD_PATH, UPLOADS_MAX
 from cloud_hub.api.operator_service import LOCAL_TOKEN_FILE
 from cloud_hub.api.settings import ApiSettings
 from cloud_hub.api.sql_store import operator_sessions, operator_tokens
 from shared.wire.enrolment import JOIN_PATH
 from tests.support.api_client import ApiHub, open_api_hub
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 HTTP_METHODS = ("get", "post", "put", "patch", "delete")
@@ -224,6 +227,33 @@ def test_a_body_over_its_limit_is_refused_unread(empty_hub: ApiHub) -> None:
     large = b"x" * (empty_hub.settings.body_bytes_max + 1)
     answer = client.post("/api/v1/tokens", content=large)
     assert (answer.status_code, answer.json()["code"]) == (413, "limit.body")
+
+
+def test_only_so_many_uploads_are_taken_at_once(empty_hub: ApiHub) -> None:
+    address = urlsplit(empty_hub.url)
+    head = (
+        f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {empty_hub.token}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n"
+    )
+    client = empty_hub.client()
+    slow = [
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=10)
+        for _ in range(2 * UPLOADS_MAX)  # More than enough, whoever else gets in between
+    ]
+    try:
+        for stream in slow:
+            stream.sendall(head.encode())
+
+        def is_refused() -> bool:
+            answer = client.post(UPLOAD_PATH, files={"model": b"x", "spec": b"x"})
+            return (answer.status_code, answer.json()["code"]) == (503, "limit.uploads")
+
+        wait_until(is_refused)
+        assert client.get("/api/v1/models").status_code == 200  # Everything else goes on.
+    finally:
+        for stream in slow:
+            stream.close()
+    wait_until(lambda: not is_refused())
 
 
 def test_a_body_that_does_not_say_its_length_is_refused(empty_hub: ApiHub) -> None:

@@ -57,7 +57,7 @@ def up(bench: Bench, client: DeviceId) -> Link:
 
 def messages(link: Link, *, wait_s: float = 0.4) -> list[object]:
     """Return the messages that arrive until there is silence."""
-    found = []
+    found: list[object] = []
     for arrival in link.arrivals(wait_s=wait_s):
         link.acknowledge(arrival)
         if isinstance(arrival, Delivery):
@@ -414,9 +414,49 @@ def _published(hub: Link, block: Block) -> bool:
     return True
 
 
+def test_an_older_certificate_of_the_hub_is_not_the_hubs_any_more(amqtt: AmqttBench) -> None:
+    amqtt.raw(HUB_ID).close()
+    amqtt.revoke(HUB_ID)
+    with pytest.raises(ConnectionError):
+        amqtt.raw(HUB_ID)
+
+
+def test_one_address_cannot_keep_the_others_out(amqtt: AmqttBench) -> None:
+    hub = up(amqtt, HUB_ID)
+    crowd = [socket.create_connection((HOST, amqtt.port), timeout=10) for _ in range(25)]
+    try:
+        wait_until(lambda: amqtt.broker.refused_count >= 5)
+        with _tls(amqtt, A, source="127.0.0.2") as stream:
+            stream.sendall(_connect(A))
+            assert stream.recv(4) == bytes([0x20, 2, 0, 0])  # CONNACK: accepted
+        assert hub.is_connected
+    finally:
+        for connection in crowd:
+            connection.close()
+
+
+def test_who_was_let_in_does_not_count_as_a_stranger(amqtt: AmqttBench) -> None:
+    names = [DeviceId(f"dev-{number}") for number in range(25)]
+    links = [up(amqtt, name) for name in names]
+    assert all(link.is_connected for link in links)
+    assert amqtt.broker.refused_count == 0
+
+
+def test_refusals_do_not_fill_the_log(amqtt: AmqttBench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in range(30):
+        socket.create_connection((HOST, amqtt.port), timeout=10).close()
+    wait_until(lambda: amqtt.broker.refused_count >= 30)
+    assert len([one for one in caplog.records if one.getMessage() == "broker.refused"]) <= 2
+
+
 def test_only_so_many_connections_are_held(amqtt: AmqttBench) -> None:
     hub = up(amqtt, HUB_ID)
-    opened = [socket.create_connection((HOST, amqtt.port), timeout=10) for _ in range(45)]
+    opened = [
+        socket.create_connection((HOST, amqtt.port), timeout=10, source_address=(source, 0))
+        for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        for _ in range(15)
+    ]
     try:
         wait_until(lambda: amqtt.broker.refused_count >= 6)
         assert hub.is_connected
@@ -432,13 +472,13 @@ def test_a_taken_port_is_named(amqtt: AmqttBench) -> None:
     assert caught.value.code == "broker.port_busy"
 
 
-def _tls(bench: Bench, client: DeviceId) -> ssl.SSLSocket:
+def _tls(bench: Bench, client: DeviceId, *, source: str = HOST) -> ssl.SSLSocket:
     settings = bench.link_settings(client)
     assert settings.certificate_path is not None
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.load_verify_locations(settings.ca_path)
     tls.load_cert_chain(settings.certificate_path, settings.key_path)
-    plain = socket.create_connection((HOST, bench.port), timeout=10)
+    plain = socket.create_connection((HOST, bench.port), timeout=10, source_address=(source, 0))
     return tls.wrap_socket(plain, server_hostname=HOST)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cloud_hub.api.services import HubStatus, PartStatus
-from cloud_hub.command_line.commands import Command
 from cloud_hub.command_line.parser import COMMANDS, build_parser, parse, run
+from shared.command_line import Command
 from shared.exit_codes import exit_codes_text
 from tests.support import tiny_models as tiny
 from tests.support.api_client import MODEL, ApiHub
@@ -81,6 +81,54 @@ def test_a_token_is_one_ready_command(terminal: Terminal) -> None:
     assert body["join_command"].endswith(body["token"])
 
 
+def test_open_tokens_are_listed_and_revoked(terminal: Terminal) -> None:
+    assert terminal.run("token", "list") == 0
+    assert "cloud-hub token create" in terminal.out
+    token_id = terminal.json("token", "create", "--name", "gate")["token_id"]
+    terminal.json("token", "create", "--ttl", "2h")
+    assert terminal.run("token", "list") == 0
+    assert token_id in terminal.out
+    assert "any device" in terminal.out
+    assert terminal.run("token", "revoke", token_id) == 0
+    assert token_id in terminal.out
+    assert [t["name"] for t in terminal.json("token", "list")["tokens"]] == [None]
+    assert terminal.run("token", "revoke", "nothing") == 4
+    assert "cloud-hub token list" in terminal.err
+
+
+def test_a_device_is_found_by_its_name(terminal: Terminal) -> None:
+    first, second, third = (device.device_id for device in terminal.hub.enrol(3))
+    assert terminal.run("devices", "rename", first, "gate camera") == 0
+    assert terminal.json("devices", "show", "gate camera")["device"]["device_id"] == first
+    assert terminal.run("devices", "group", "gate camera", "--add", "north") == 0
+    assert terminal.run("why", "gate camera") == 0
+    order = ("rollouts", "start", "--model", MODEL, "--version", "1", "--device", "gate camera")
+    body = terminal.json(*order)
+    assert terminal.hub.rollouts.get(body["rollout"]["rollout_id"]).rollout.order.devices == (
+        first,
+    )
+    assert terminal.run("devices", "show", "nobody") == 4
+    assert "cloud-hub devices list" in terminal.err
+    for device in (second, third):
+        assert terminal.run("devices", "rename", device, "dock") == 0
+    assert terminal.run("devices", "show", "dock") == 4
+    assert second in terminal.err
+    assert third in terminal.err
+    assert terminal.run("devices", "revoke", second, "--yes") == 0
+    assert terminal.json("devices", "show", "dock")["device"]["device_id"] == third
+    assert terminal.run("devices", "revoke", "dock", "--yes") == 0
+    assert terminal.run("devices", "show", "dock") == 4, "a revoked one only by its id"
+
+
+def test_a_rollout_of_a_channel_is_of_the_release_that_it_names(terminal: Terminal) -> None:
+    terminal.hub.enrol(2)
+    start = ("rollouts", "start", "--model", MODEL, "--channel", "stable")
+    assert terminal.run(*start) == 4
+    assert f"cloud-hub models channel {MODEL} stable" in terminal.err
+    assert terminal.run("models", "channel", MODEL, "stable", "2") == 0
+    assert terminal.json(*start)["rollout"]["version"] == 2
+
+
 def test_devices_are_listed_shown_renamed_grouped_and_revoked(terminal: Terminal) -> None:
     assert terminal.run("devices", "list") == 0
     assert "cloud-hub token create" in terminal.out  # An empty list says what to do next.
@@ -106,7 +154,7 @@ def test_a_long_list_of_devices_is_whole_as_json(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal.hub.enrol(5)
-    monkeypatch.setattr("cloud_hub.command_line.device_commands.PAGE", 2)
+    monkeypatch.setattr("cloud_hub.command_line.finding.PAGE", 2)
     assert len(terminal.json("devices", "list")["devices"]) == 5
 
 
@@ -284,6 +332,8 @@ def test_an_error_is_json_too_where_json_was_asked_for(terminal: Terminal) -> No
         ("models", "add", "m.onnx", "--spec", "s", "--metric", "accuracy"),
         ("rollouts", "start", "--model", "m", "--version", "1", "--failure-limit", "150%"),
         ("rollouts", "start", "--model", "m", "--version", "1", "--group", "g", "--device", "d"),
+        ("rollouts", "start", "--model", "m"),
+        ("rollouts", "start", "--model", "m", "--version", "1", "--channel", "stable"),
         ("devices",),
         ("nonsense",),
     ],

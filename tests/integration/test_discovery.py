@@ -54,7 +54,7 @@ def test_no_such_hub_is_said_so_with_what_to_do(ours: str) -> None:
     with pytest.raises(TransientError, match="on the local network") as raised:
         find_hub(ours, wait_s=0.3, interfaces=LOOPBACK)
     assert raised.value.code == "discovery.none"
-    assert "--url" in raised.value.remedy
+    assert "edge-agent join https://" in raised.value.remedy
 
 
 @pytest.mark.slow

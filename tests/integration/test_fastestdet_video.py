@@ -18,7 +18,8 @@ from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.settings import Pace, VideoSettings
-from edge_agent.try_model import run_try, summary_as_json, summary_as_text
+from edge_agent.try_model import run_try
+from edge_agent.try_summary import summary_as_json, summary_as_text
 from shared.clock import SystemClock
 from shared.model.spec import parse_spec
 from shared.wire.records import Box, Detected
@@ -120,3 +121,27 @@ def test_a_stranger_tries_it_and_gets_a_picture_with_boxes(tmp_path: Path) -> No
     assert (saturation > 150).sum() > 500  # The boxes; asphalt and car are gray
     assert "120 items of the video" in summary_as_text(summary)
     assert json.loads(summary_as_json(summary))["items"] == 120
+
+
+def test_the_face_detector_puts_its_box_on_the_head(tmp_path: Path) -> None:
+    """No face is seen in these videos; a worker's head, from behind, is taken for one 3 times."""
+    video = require_data("data/video/worker-zone-detection.gif")
+    spec = SPEC.with_name("rfb320.toml")
+    model = require_data("models/version-RFB-320.onnx")
+    summary = run_try(model, spec, str(video), items_max=0, snapshot=tmp_path / "head.png")
+    assert (summary.items, summary.items_failed) == (71, 0)
+    assert summary.labels == {"face": 3}
+    clock = SystemClock()
+    runner = ItemRunner(
+        load_onnx_session(model, parse_spec(spec.read_bytes())), DecisionSettings(), clock
+    )
+    source = open_source(VideoSettings(path=str(video), pace=Pace.AS_FAST), clock)
+    source.open()
+    frames = [source.read(threading.Event()) for _ in range(17)]
+    source.close()
+    assert frames[16] is not None
+    outcome = runner.run(frames[16], previous=None).conclusion.outcome
+    assert isinstance(outcome, Detected)
+    (box,) = outcome.boxes
+    assert (box.left, box.top) == pytest.approx((0.368, 0.399), abs=0.02)
+    assert (box.right, box.bottom) == pytest.approx((0.420, 0.493), abs=0.02)

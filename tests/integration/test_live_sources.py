@@ -33,7 +33,7 @@ class Server(Protocol):
 def capturing(url: str) -> Iterator[tuple[CaptureLoop, Mailbox]]:
     settings = StreamSettings(url=url, open_timeout_s=3.0, read_timeout_s=1.5)
     source = StreamSource(settings, SystemClock())
-    mailbox, stop = mailbox_for(source), threading.Event()
+    mailbox, stop = mailbox_for(source, SystemClock()), threading.Event()
     loop = CaptureLoop(source, mailbox, SystemClock())
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()

@@ -165,7 +165,7 @@ def test_a_queue_that_runs_over_starts_a_new_window(broker: LocalBroker, sensor:
 @pytest.mark.slow
 def test_the_capture_loop_survives_a_killed_broker(broker: LocalBroker, sensor: Sensor) -> None:
     source = source_for(broker.port)
-    mailbox = mailbox_for(source)
+    mailbox = mailbox_for(source, SystemClock())
     loop = CaptureLoop(source, mailbox, SystemClock())
     stop = threading.Event()
     thread = threading.Thread(target=loop.run, args=(stop,))

@@ -127,7 +127,7 @@ def golden_of(spec: ModelSpec, path: Path, count: int = 3) -> GoldenSet:
 
 def test_golden_outputs_are_reproduced(tmp_path: Path) -> None:
     path = write_colour_model(tmp_path / "m.onnx")
-    result = prove_golden(load_onnx_session(path, colour_spec()), golden_of(colour_spec(), path))
+    result = prove_golden(load_onnx_session(path, colour_spec()), [golden_of(colour_spec(), path)])
     assert result.is_within
     assert result.items_count == 3
     assert result.error_max == 0.0
@@ -136,7 +136,7 @@ def test_golden_outputs_are_reproduced(tmp_path: Path) -> None:
 def test_another_models_golden_outputs_are_not(tmp_path: Path) -> None:
     golden = golden_of(colour_spec(), write_colour_model(tmp_path / "one.onnx"))
     other = load_onnx_session(write_colour_model(tmp_path / "b.onnx", gain=8.5), colour_spec())
-    result = prove_golden(other, golden)
+    result = prove_golden(other, [golden])
     assert not result.is_within
     assert result.error_max == pytest.approx(0.5 * golden.inputs.mean(axis=(2, 3)).max(), rel=1e-4)
 
@@ -146,7 +146,7 @@ def test_golden_outputs_of_another_count_are_infinitely_far(tmp_path: Path) -> N
     golden = golden_of(colour_spec(), path)
     session = load_onnx_session(path, colour_spec())
     doubled = GoldenSet(golden.inputs, golden.outputs * 2)
-    assert prove_golden(session, doubled).error_max == float("inf")
+    assert prove_golden(session, [doubled]).error_max == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_golden_outputs_of_another_count_are_infinitely_far(tmp_path: Path) -> N
 def test_golden_inputs_of_another_model_are_refused(tmp_path: Path, inputs: np.ndarray) -> None:
     session = load_onnx_session(write_colour_model(tmp_path / "m.onnx"), colour_spec())
     with pytest.raises(RefusedError) as caught:
-        prove_golden(session, GoldenSet(inputs, (np.zeros((2, 3), np.float32),)))
+        prove_golden(session, [GoldenSet(inputs, (np.zeros((2, 3), np.float32),))])
     assert caught.value.code == "golden.input"
 
 

@@ -35,7 +35,7 @@ class Pipeline:
         self, settings: SourceSettings, active: ActiveModel, sinks: Sequence[Sink] = ()
     ) -> None:
         clock, source = SystemClock(), open_source(settings, SystemClock())
-        mailbox = mailbox_for(source)
+        mailbox = mailbox_for(source, SystemClock())
         self.results: list[ItemResult] = []
         self.capture = CaptureLoop(source, mailbox, clock)
         self.loop = InferenceLoop(

@@ -72,6 +72,9 @@ def test_a_failing_release_undoes_itself_and_moves_only_those_who_had_it(
     assert "trial.worse" in told
     assert "reproduced 4 golden items" in told
     assert "the limit is 10.0%" in told
+    waiting = next(d for d in devices if states[d.device_id] is DeviceState.WAITING)
+    told = "\n".join(bench.controller.why(waiting.device_id, MODEL))
+    assert "has not reached this device, which is of wave 2" in told or "of wave 3" in told
 
 
 def test_one_failure_under_the_limit_does_not_stop_a_wave(bench: RolloutBench) -> None:

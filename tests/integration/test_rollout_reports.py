@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from cloud_hub.rollouts import sql_reports, sql_store
+from cloud_hub.rollouts import sql_reports, sql_store, sql_timeline
 from cloud_hub.rollouts.rollout import RolloutState
 from cloud_hub.rollouts.timeline import Entry
 from cloud_hub.sql_database import Database
@@ -199,14 +199,14 @@ def test_releases_at_uses_the_hubs_clock_when_a_devices_is_ahead(bench: RolloutB
 def test_a_timeline_has_an_end_for_devices_but_not_for_the_rollout(
     bench: RolloutBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql_store, "ENTRIES_MAX", 5)
+    monkeypatch.setattr(sql_timeline, "ENTRIES_MAX", 5)
     device = bench.fleet.enrol(1)[0].device_id
     rollout_id = bench.start(1)
 
     def add(code: str, who: DeviceId | None) -> None:
         entry = Entry(rollout_id=rollout_id, at_ms=1, code=code, text="x", device_id=who)
         with bench.database.begin() as connection:
-            sql_store.add_entries(connection, rollout_id, [entry])
+            sql_timeline.add_entries(connection, rollout_id, [entry])
 
     for _ in range(9):
         add("device.updating", device)

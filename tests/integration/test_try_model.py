@@ -14,7 +14,8 @@ from edge_agent.sources.settings import (
     StreamSettings,
     VideoSettings,
 )
-from edge_agent.try_model import guess_source, run_try, summary_as_json, summary_as_text
+from edge_agent.try_model import guess_source, run_try
+from edge_agent.try_summary import summary_as_json, summary_as_text
 from shared.errors import ContractError, RefusedError
 from shared.model.spec import ModelSpec
 from tests.support.onnx_models import (

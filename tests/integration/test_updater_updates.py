@@ -191,6 +191,42 @@ def test_disk_that_fills_up_during_a_fetch_refuses_and_frees_the_slot(
     assert not bench.slots.holds_files("tones", settled.slot.other)
 
 
+def test_what_looks_expired_is_said_and_waited_out(bench: Bench, store: Path) -> None:
+    run_first(bench, store)
+    bench.peer.errors = [TransientError("tuf.expired", "It has expired.") for _ in range(4)]
+    bench.target(publish(store, version=2, kind=Kind.BETTER), revision=2)
+    for _ in range(4):
+        bench.step(items=10)
+        bench.clock.advance(120.0)  # type: ignore[attr-defined]
+    assert (bench.model.state, bench.serving) == (UpdateState.FETCHING, 1)
+    assert bench.model.failure is not None
+    assert (bench.model.failure.code, bench.model.failure.rollout) == ("tuf.expired", "roll-2")
+    bench.settle()
+    assert (bench.serving, bench.model.failure) == (2, None)
+
+
+def test_a_disk_that_takes_no_journal_is_said_once_it_is_no_hiccup(
+    bench: Bench, store: Path, tmp_path: Path
+) -> None:
+    run_first(bench, store)
+    journal = tmp_path / "state" / "journal" / "tones.json"
+    journal.rename(tmp_path / "aside")
+    journal.mkdir()  # No file takes its place.
+    bench.target(publish(store, version=2, kind=Kind.BETTER), revision=2)
+    failures = []
+    for _ in range(4):
+        bench.step(items=10)
+        bench.clock.advance(120.0)  # type: ignore[attr-defined]
+        failures.append(bench.model.failure)
+    assert failures[0] is None
+    assert failures[-1] is not None
+    assert failures[-1].code == "disk.write_failed"
+    journal.rmdir()
+    (tmp_path / "aside").rename(journal)
+    bench.settle()
+    assert (bench.serving, bench.model.failure) == (2, None)
+
+
 def test_silence_in_a_trial_is_not_success(bench: Bench, store: Path) -> None:
     run_first(bench, store)
     bench.target(publish(store, version=2, kind=Kind.BETTER), revision=2)

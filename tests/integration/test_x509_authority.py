@@ -3,6 +3,7 @@
 import multiprocessing
 import ssl
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from cloud_hub.devices.ifaddr_hosts import local_hosts
 from cloud_hub.devices.x509_authority import Authority
-from cloud_hub.devices.x509_certificates import hosts_of, read_csr
+from cloud_hub.devices.x509_certificates import hosts_of, make_crl, read_csr
 from edge_agent.uplink.file_identity import common_name, make_csr
 from shared.clock import SystemClock
 from shared.errors import ContractError, UnavailableError
@@ -141,7 +142,7 @@ def test_a_device_certificate_says_who_and_how_long(tmp_path: Path) -> None:
 def test_the_revocation_list_holds_what_was_revoked(tmp_path: Path) -> None:
     clock = ManualClock()
     authority = open_authority(tmp_path, clock)
-    authority.write_crl([("ab12", 1_600_000_000_000)])
+    authority.write_crl(lambda: [("ab12", 1_600_000_000_000)])
     crl = x509.load_pem_x509_crl(authority.crl_path.read_bytes())
     ca = read(authority.ca_path)
     ca_key = ca.public_key()
@@ -150,8 +151,49 @@ def test_the_revocation_list_holds_what_was_revoked(tmp_path: Path) -> None:
     entry = crl.get_revoked_certificate_by_serial_number(0xAB12)
     assert entry is not None
     assert int(entry.revocation_date_utc.timestamp()) == 1_600_000_000
-    authority.write_crl([])
+    authority.write_crl(list)
     assert not list(x509.load_pem_x509_crl(authority.crl_path.read_bytes()))
+
+
+def test_every_revocation_list_bears_a_later_date_but_none_in_the_future(tmp_path: Path) -> None:
+    clock = ManualClock()
+    dates = []
+    for _ in range(3):
+        authority = open_authority(tmp_path, clock)  # Also after a restart
+        authority.write_crl(list)
+        dates.append(x509.load_pem_x509_crl(authority.crl_path.read_bytes()).last_update_utc)
+    assert dates == sorted(set(dates))
+    clock.advance(-3600)  # A clock that was set right
+    authority.write_crl(list)
+    dates.append(x509.load_pem_x509_crl(authority.crl_path.read_bytes()).last_update_utc)
+    clock.advance(7 * 86_400)
+    authority.write_crl(list)
+    dates.append(x509.load_pem_x509_crl(authority.crl_path.read_bytes()).last_update_utc)
+    assert dates == sorted(set(dates))
+    now = datetime.fromtimestamp(clock.now_s(), UTC)
+    latest = make_crl(authority._issuer, [], now=now, previous=now).last_update_utc
+    assert latest == now.replace(microsecond=0)
+
+
+def test_an_older_answer_never_takes_the_place_of_a_newer_list(tmp_path: Path) -> None:
+    authority = open_authority(tmp_path, ManualClock())
+    revoked: list[tuple[str, int]] = []
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def slow_answer() -> list[tuple[str, int]]:
+        answer = list(revoked)
+        asked.set()
+        may_answer.wait(0.3)  # Another thread could get past us here.
+        return answer
+
+    slow = threading.Thread(target=authority.write_crl, args=(slow_answer,))
+    slow.start()
+    assert asked.wait(5)
+    revoked.append(("ab12", 1_600_000_000_000))
+    authority.write_crl(lambda: list(revoked))
+    may_answer.set()
+    slow.join()
+    assert len(x509.load_pem_x509_crl(authority.crl_path.read_bytes())) == 1
 
 
 def test_a_request_with_a_broken_proof_or_another_kind_of_key_is_refused() -> None:

@@ -93,6 +93,7 @@ class MemoryBench:
 
     def cut(self, client: DeviceId) -> None:
         self.broker.cut(client)
+        self.broker.restart()  # The link comes back, as the others do by themselves.
 
     def wait_until_saved(self, payload: bytes) -> None:
         pass
@@ -211,6 +212,7 @@ class AmqttBench(_NetworkBench):
             certificate_path=str(self.pki.folder / "server.crt"),
             key_path=str(self.pki.folder / "server.key"),
             connections_max=40,
+            strangers_per_address_max=20,
         )
         broker = EmbeddedBroker(
             settings, is_allowed=lambda _device, serial: serial not in self.revoked
@@ -230,7 +232,7 @@ class MosquittoBench(_NetworkBench):
         self._program = require_program("mosquitto")
         self._folder = folder
         self.port = _free_port()
-        self._config = self._write_config()
+        self._config = write_mosquitto_config(folder, pki=self.pki.folder, port=self.port)
         self._process = self._start()
         self.crl_path = folder / "etc" / "crl.pem"
         self.external = ExternalBroker(
@@ -275,26 +277,6 @@ class MosquittoBench(_NetworkBench):
         self.close_links()
         self.kill()
 
-    def _write_config(self) -> Path:
-        etc, store = self._folder / "etc", self._folder / "store"
-        etc.mkdir()
-        store.mkdir()
-        for name in ("ca.crt", "server.crt", "server.key", "crl.pem"):
-            shutil.copy(self.pki.folder / name, etc / name)
-        shutil.copy(DEPLOY / "acl", etc / "acl")
-        text = (DEPLOY / "mosquitto.conf").read_text()
-        for old, new in (
-            ("/etc/mosquitto/isthmus", str(etc)),
-            ("/var/lib/mosquitto/", f"{store}/"),
-            ("listener 8883", f"listener {self.port} {HOST}"),
-            ("log_dest syslog", f"log_dest file {self._folder / 'log'}"),
-        ):
-            assert old in text, f"{old} is no longer in mosquitto.conf"
-            text = text.replace(old, new)
-        config = self._folder / "mosquitto.conf"
-        config.write_text(f"user root\n{text}")  # Only heeded when the tests run as root.
-        return config
-
     def _start(self) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             [self._program, "-c", str(self._config)],
@@ -308,6 +290,31 @@ class MosquittoBench(_NetworkBench):
     def _mint(self, device: DeviceId) -> Credential:
         certificate, key = self.pki.issue(device, file=f"{device}.cut")
         return Credential(certificate_pem=certificate.read_bytes(), key_pem=key.read_bytes())
+
+
+def write_mosquitto_config(folder: Path, *, pki: Path, port: int) -> Path:
+    """Write deploy/mosquitto's files, with their paths led into `folder`; return the main one.
+
+    Args: `pki` holds ca.crt, server.crt, server.key and crl.pem.
+    """
+    etc, store = folder / "etc", folder / "store"
+    etc.mkdir(parents=True, exist_ok=True)
+    store.mkdir()
+    for name in ("ca.crt", "server.crt", "server.key", "crl.pem"):
+        shutil.copy(pki / name, etc / name)
+    shutil.copy(DEPLOY / "acl", etc / "acl")
+    text = (DEPLOY / "mosquitto.conf").read_text()
+    for old, new in (
+        ("/etc/mosquitto/isthmus", str(etc)),
+        ("/var/lib/mosquitto/", f"{store}/"),
+        ("listener 8883", f"listener {port} {HOST}"),
+        ("log_dest syslog", f"log_dest file {folder / 'log'}"),
+    ):
+        assert old in text, f"{old} is no longer in mosquitto.conf"
+        text = text.replace(old, new)
+    config = folder / "mosquitto.conf"
+    config.write_text(f"user root\n{text}")  # Only heeded when the tests run as root.
+    return config
 
 
 class _ReloadOnChange:

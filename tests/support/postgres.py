@@ -1,7 +1,7 @@
-"""A private PostgreSQL server for one test run: own folder, Unix socket only, no durability.
+"""Private PostgreSQL servers: own folder, Unix socket only.
 
-It listens on no TCP port, so that several runs on one machine cannot meet. PostgreSQL refuses to
-run as root; there it runs as the user that its package made, or as nobody.
+They listen on no TCP port, so that several runs on one machine cannot meet. PostgreSQL refuses to
+run as root; there they run as the user that its package made, or as nobody.
 """
 
 import os
@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -24,21 +23,64 @@ from tests.support.waiting import wait_until
 
 SETTINGS = (
     "listen_addresses=",
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
     "max_connections=200",
     "shared_buffers=16MB",
     "autovacuum=off",
     "log_min_messages=fatal",
 )
+# Fast, and still right as long as nobody kills the server.
+FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+START_S_MAX = 30.0
 
 
-@dataclass(frozen=True, slots=True)
 class PostgresServer:
-    """A running server."""
+    """One server over one folder, which can be killed and started again."""
 
-    folder: Path
+    def __init__(self, folder: Path, *, settings: tuple[str, ...] = ()) -> None:
+        """Make the server's files; nothing runs yet."""
+        self.folder = folder
+        self._programs = require_postgresql()
+        self._user = _user()
+        self._settings = (*SETTINGS, *settings)
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        options = ["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", "postgres"]
+        initdb = [self._programs / "initdb", "-D", folder / "data", *options]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_as(self._user))
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        command = [self._programs / "postgres", "-D", self.folder / "data", "-k", self.folder]
+        command += [word for setting in self._settings for word in ("-c", setting)]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **_as(self._user),
+        )
+        wait_until(self._answers, seconds_max=START_S_MAX)
+
+    def kill(self) -> None:
+        """Send SIGKILL to it and to every process of its own."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it, without waiting for its clients."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=START_S_MAX)
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def url(self, name: str) -> str:
         """Return the SQLAlchemy URL of one of its databases."""
@@ -65,38 +107,23 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A server that lives as long as the test run."""
-    programs = require_postgresql()
-    folder = Path(tempfile.mkdtemp(prefix="isthmus-pg-"))
-    user = _user()
-    try:
-        if user is not None:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        data = folder / "data"
-        options = ["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "-U", "postgres"]
-        initdb = [programs / "initdb", "-D", data, *options]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **_as(user))
-        command = [programs / "postgres", "-D", data, "-k", folder]
-        command += [word for setting in SETTINGS for word in ("-c", setting)]
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **_as(user)
-        )
+    with server_folder() as folder:
+        server = PostgresServer(folder, settings=FORGETFUL)
         try:
-            server = PostgresServer(folder)
-            wait_until(lambda: _answers(server), seconds_max=30)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # Fast shutdown: does not wait for connections.
-            process.wait(timeout=30)
+            server.stop()
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A folder for a server: its path is short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="isthmus-pg-"))
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answers(server: PostgresServer) -> bool:
-    try:
-        server.execute("SELECT 1")
-    except psycopg.OperationalError:
-        return False
-    return True
 
 
 def _user() -> pwd.struct_passwd | None:

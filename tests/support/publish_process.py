@@ -1,4 +1,7 @@
-"""A hub that publishes a release and is killed -9 at the Nth write of its repository."""
+"""A hub that publishes a release and is killed -9 at the Nth write of its repository.
+
+Arguments: its state folder, its database, N, and where its releases lie if not in that folder.
+"""
 
 import json
 import os
@@ -33,7 +36,8 @@ class KillingStore(ObjectStore):
 def main() -> None:
     state, url, cut_at = Path(sys.argv[1]), sys.argv[2], int(json.loads(sys.argv[3]))
     database, clock = Database(url), SystemClock()
-    store = KillingStore(str(state / "repository"), cut_at=cut_at)
+    place = sys.argv[4] if len(sys.argv) > 4 else str(state / "repository")
+    store = KillingStore(place, cut_at=cut_at)
     repository = TufRepository(store, KeyFolder(state / "keys"), clock)
     service = ReleaseService(database, CandidateService(database, clock), repository, store, clock)
     add(service)

@@ -19,6 +19,15 @@ def require_program(name: str) -> str:
     return path
 
 
+def require_library(name: str) -> Path:
+    """Return the path of a shared library, "faketime/libfaketime.so.1", or skip likewise."""
+    for folder in ("/usr/lib", "/usr/local/lib", "/usr/lib64"):
+        for found in (*Path(folder).glob(name), *Path(folder).glob(f"*/{name}")):
+            return found
+    _miss(f"needs the library {name}, which is not installed")
+    raise AssertionError
+
+
 def require_postgresql() -> Path:
     """Return the folder of PostgreSQL's server programs, newest version first, or skip likewise."""
     on_path = shutil.which("initdb")

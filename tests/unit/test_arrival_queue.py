@@ -15,8 +15,17 @@ PATH = BY_NAME["presence"].path(DEVICE)
 PRESENCE = Presence(is_online=True)
 
 
-def put(queue: ArrivalQueue, payload: bytes, *, path: str = PATH, handle: object = None) -> bool:
-    return queue.put_message(path, payload, is_retained=False, handle=handle)
+def put(
+    queue: ArrivalQueue,
+    payload: bytes,
+    *,
+    path: str = PATH,
+    handle: object = None,
+    is_expendable: bool = False,
+) -> bool:
+    return queue.put_message(
+        path, payload, is_retained=False, is_expendable=is_expendable, handle=handle
+    )
 
 
 def test_arrivals_come_in_order_and_end_in_silence() -> None:
@@ -44,6 +53,17 @@ def test_messages_past_the_limit_are_dropped_and_counted_but_notices_are_not() -
     queue.put_notice(Disconnected(reason="lost"))
     assert len(list(queue.arrivals(wait_s=0.0))) == ARRIVALS_MAX + 1
     assert put(queue, b"x")  # There is room again.
+
+
+def test_a_flood_at_qos_0_leaves_room_for_what_is_at_qos_1() -> None:
+    queue = ArrivalQueue()
+    flood = [put(queue, b"x", is_expendable=True) for _ in range(2 * ARRIVALS_MAX)]
+    assert sum(flood) == ARRIVALS_MAX // 2
+    assert all(put(queue, b"y") for _ in range(ARRIVALS_MAX // 2))
+    large = ArrivalQueue()
+    megabytes = [put(large, bytes(1 << 20), is_expendable=True) for _ in range(70)]
+    assert sum(megabytes) == ARRIVALS_BYTES_MAX // 2 >> 20
+    assert put(large, bytes(1 << 20))
 
 
 def test_notices_are_bounded_too() -> None:

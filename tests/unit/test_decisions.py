@@ -10,10 +10,11 @@ from edge_agent.decisions.conclude import conclude
 from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.pipeline_state import pipeline_state
 from edge_agent.sources.capture import CaptureState, CaptureStatus
-from shared.errors import RefusedError
+from shared.errors import ContractError, RefusedError
 from shared.model.postprocess import Boxes
 from shared.model.preprocess import place
 from shared.model.spec import Decoder, ImageInput, ModelSpec, OutputSpec, Task, WindowInput
+from shared.settings import parse_toml
 from shared.wire.records import Box, Classified, Detected, Outcome, Scored
 
 CAT, DOG = Classified("cat", 0.9), Classified("dog", 0.5)
@@ -172,4 +173,27 @@ def test_how_a_pipeline_stands(
         CaptureStatus(capture, "why"), is_waiting_for_model=is_waiting, is_over=is_over
     )
     assert state == expected
-    assert detail in ("why", "")
+    assert detail in ("why", "why Then start the agent again.", "")
+
+
+@pytest.mark.parametrize(
+    ("capture", "is_waiting", "expected"),
+    [
+        (CaptureState.RUNNING, False, ("failing", "no")),
+        (CaptureState.RUNNING, True, ("waiting for a model", "why")),
+        (CaptureState.RECONNECTING, False, ("reconnecting", "why")),
+        (CaptureState.ENDED, False, ("failing", "no")),
+    ],
+)
+def test_inference_that_fails_is_said_where_items_come(
+    capture: CaptureState, is_waiting: bool, expected: tuple[str, str]
+) -> None:
+    status = CaptureStatus(capture, "why")
+    assert expected == pipeline_state(
+        status, is_waiting_for_model=is_waiting, is_over=True, failing="no"
+    )
+
+
+def test_a_trial_that_could_see_no_evidence_is_refused_at_start() -> None:
+    with pytest.raises(ContractError, match=r"0\.01"):
+        parse_toml(b"companion_share = 0.0", DecisionSettings, name="agent.toml")

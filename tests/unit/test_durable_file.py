@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.durable_file import create_durably, make_folder, write_durably
+from shared.durable_file import (
+    create_durably,
+    make_folder,
+    make_private_folder,
+    write_durably,
+)
 from shared.errors import TransientError
 
 
@@ -54,3 +59,18 @@ def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b", mode=0o700)
     make_folder(tmp_path / "a" / "b", mode=0o700)
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [None, 0o755, 0o777, 0o700])
+def test_a_private_folder_is_its_users_alone_whoever_made_it(
+    tmp_path: Path, mode: int | None
+) -> None:
+    path = tmp_path / "state"
+    before = os.umask(0)
+    try:
+        if mode is not None:
+            path.mkdir(mode=mode)
+        make_private_folder(path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o700

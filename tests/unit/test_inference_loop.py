@@ -137,6 +137,18 @@ def test_an_item_of_the_wrong_kind_is_a_missed_item() -> None:
     assert missed.code == "inference.input"
 
 
+def test_an_item_that_neither_release_takes_is_no_evidence_and_said() -> None:
+    bench = Bench()
+    first = release(1, bench.session(sure_of("cat")))
+    bench.active.swap(release(2, bench.session(sure_of("cat"))), companion=first)
+    bench.decide(Window(np.zeros((4, 1), np.float32), 0, 0, 0.0))
+    assert bench.active.take_comparisons() == []
+    assert "Give the pipeline a source of the model's kind." in bench.loop.failing
+    bench.decide(bench.item(1))
+    assert len(bench.active.take_comparisons()) == 1
+    assert bench.loop.failing == ""
+
+
 def test_the_first_item_after_a_swap_tells_what_it_waited() -> None:
     bench = Bench()
     bench.active.swap(release(1, bench.session(sure_of("cat"))))
@@ -189,7 +201,7 @@ def test_a_failure_of_either_leaves_agreement_unknown() -> None:
     assert comparison.agrees is None
 
 
-@pytest.mark.parametrize(("share", "runs"), [(1.0, 8), (0.25, 2), (0.5, 4), (0.0, 0)])
+@pytest.mark.parametrize(("share", "runs"), [(1.0, 8), (0.25, 2), (0.5, 4)])
 def test_the_companion_runs_on_its_share_of_the_items(share: float, runs: int) -> None:
     bench = Bench(DecisionSettings(companion_share=share))
     companion = bench.session(sure_of("cat"))

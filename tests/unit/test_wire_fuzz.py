@@ -6,8 +6,9 @@
 import math
 import struct
 
+import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ContractError
@@ -83,6 +84,11 @@ BROKEN_BYTES = st.one_of(
 )
 
 
+OTHER_SCHEMA = msgspec.msgpack.encode(
+    {"schema": 999, "message_id": "0" * 16, "session_id": "0" * 16, "sent_ms": 1, "body": None}
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_no_bytes_on_any_topic_raise_anything_but_a_contract_error(topic: Topic) -> None:
@@ -95,6 +101,7 @@ def test_no_bytes_on_any_topic_raise_anything_but_a_contract_error(topic: Topic)
         suppress_health_check=[HealthCheck.large_base_example, HealthCheck.data_too_large],
     )
     @given(BROKEN_BYTES | st.sampled_from(oversized))
+    @example(OTHER_SCHEMA)
     def check(payload: bytes) -> None:
         seen.add(outcome(topic.path(DEVICE), payload))
 
