@@ -68,6 +68,11 @@ class Observer:
         ]
         return min(counts, default=0)
 
+    def newest_versions(self) -> list[int]:
+        """Return by which release each camera's newest decision is; 0 where there is none."""
+        found = (self.seen.get(device) for device in self.devices.values())
+        return [seen[max(seen)].version if seen else 0 for seen in found]
+
     def items_lost_in_swaps(self) -> int:
         """Return how many items are missing between the last of one release and the next's first.
 

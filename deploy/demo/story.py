@@ -227,6 +227,10 @@ class Story:
         began_s = time.monotonic()
         self.follow(rollout, until="undone")
         undo_s = time.monotonic() - began_s
+        self.wait(
+            lambda: set(self.observer.newest_versions()) == {2},
+            "every camera to be decided by release 2 again",
+        )
         running = [
             model["version"]
             for device in self.devices.values()

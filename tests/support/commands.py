@@ -18,6 +18,7 @@ NOBODY = 65534
 # The interpreter may lie where nobody else may look, so the rights go only when all is loaded.
 AS_NOBODY = f"""
 import importlib, os, sys
+import tomllib  # msgspec loads it only when it reads a file.
 main = importlib.import_module(sys.argv[1]).main
 if os.geteuid() == 0:
     os.setgroups([])

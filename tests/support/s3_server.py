@@ -15,6 +15,13 @@ from tests.support.waiting import wait_until
 
 BUCKET = "fleet"
 REGION = "eu-central-1"
+# Ends with whoever started it, however that ends: its standard input is closed then.
+SERVE = """
+import os, sys, threading
+from moto.server import main
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+main(["-H", "127.0.0.1", "-p", sys.argv[1]])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,8 @@ def s3_process() -> Iterator[S3Server]:
     """A server that lives as long as the test run."""
     server = S3Server(free_port())
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)],
+        [sys.executable, "-c", SERVE, str(server.port)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
@@ -54,7 +62,7 @@ def s3_process() -> Iterator[S3Server]:
         yield server
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.communicate(timeout=10)
 
 
 @pytest.fixture
