@@ -43,6 +43,7 @@ class Page:
         self._count = 0
         self._session: str | None = None
         self.problems: list[str] = []  # Errors on the console, uncaught exceptions, CSP refusals
+        self.expected: list[str] = []  # Parts of problems that a test brings about on purpose
         target = self.command("Target.createTarget", url="about:blank")["targetId"]
         attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -127,6 +128,11 @@ class Page:
         """Write a picture of the page."""
         data = self.command("Page.captureScreenshot", captureBeyondViewport=is_whole)["data"]
         file.write_bytes(base64.b64decode(data))
+
+    @property
+    def surprises(self) -> list[str]:
+        """Return the problems that the test did not expect."""
+        return [p for p in self.problems if not any(part in p for part in self.expected)]
 
     def _note(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
