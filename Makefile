@@ -8,7 +8,7 @@ READY := $(VENV)/.isthmus-ready
 export ISTHMUS_DATA ?= $(abspath $(wildcard ../shared))
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test check format bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-agent-rss bench-delivery clean
+.PHONY: help demo test check format bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-agent-rss bench-delivery bench-aggregation bench-federated bench-flower-rounds clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
@@ -56,6 +56,15 @@ bench-agent-rss: $(READY)  ## Memory of a whole agent on a real video, with a hu
 
 bench-delivery: $(READY)  ## What a release costs: to judge, to sign, to bring to a device.
 	@$(BIN)/python -m tests.benchmarks.bench_delivery
+
+bench-aggregation: $(READY)  ## Updates of 100 devices made into one, beside Flower's own. MB=100 for large ones.
+	@$(BIN)/python -m tests.benchmarks.bench_aggregation $(if $(MB),--megabytes $(MB))
+
+bench-federated: $(READY)  ## Learning together on Fashion-MNIST and 12 air stations; ARGS="mnist --data FOLDER" for MNIST.
+	@$(BIN)/python -m tests.benchmarks.bench_federated $(or $(ARGS),all)
+
+bench-flower-rounds: $(READY)  ## What a Round costs, beside Flower's stock processes: seconds, CPU, memory.
+	@$(BIN)/python -m tests.benchmarks.bench_flower_rounds
 
 clean:  ## Remove what was built here.
 	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -74,6 +74,11 @@ def _configure(args: argparse.Namespace) -> HubConfig:
         text = getattr(args, name)
         if text is not None:
             changes[name] = parse_listen(text)
+    if args.learning is not None:
+        listen = parse_listen(args.learning)
+        changes["learning"] = msgspec.structs.replace(
+            config.learning, host=listen.host, port=listen.port
+        )
     if args.broker is not None:
         changes["broker"] = args.broker
     if args.database is not None:
@@ -103,6 +108,11 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--mqtt",
         metavar="HOST:PORT",
         help="the broker inside the hub, over TLS (default: 0.0.0.0:8883)",
+    )
+    parser.add_argument(
+        "--learning",
+        metavar="HOST:PORT",
+        help="where devices learn together, over TLS, while Jobs run (default: 0.0.0.0:9092)",
     )
     parser.add_argument(
         "--broker", metavar="URL", help="a broker to use instead, such as mqtts://broker:8883"

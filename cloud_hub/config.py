@@ -16,6 +16,7 @@ from cloud_hub.devices.service import DeviceSettings
 from cloud_hub.inbox.block_server import BlockServerSettings
 from cloud_hub.releases.service import ReleaseSettings
 from cloud_hub.telemetry.service import TelemetrySettings
+from cloud_hub.training.settings import LearningHubSettings
 from shared.errors import ContractError
 from shared.logs import LogLevel
 from shared.settings import Settings, load_toml
@@ -58,6 +59,8 @@ class HubConfig(Settings, frozen=True):
     telemetry: TelemetrySettings = TelemetrySettings()
     releases: ReleaseSettings = ReleaseSettings()
     blocks: BlockServerSettings = BlockServerSettings()
+    # Federated Jobs: where devices find the SuperLink, and how many Jobs run at a time.
+    learning: LearningHubSettings = LearningHubSettings()
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot.

@@ -7,6 +7,7 @@ What must not live here: printing.
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from cryptography import x509
@@ -15,6 +16,7 @@ from cloud_hub.config import HubConfig, ListenSettings, parse_broker
 from cloud_hub.hub import LOCK_NAME
 from cloud_hub.releases.tuf_keys import OFFLINE
 from cloud_hub.sql_database import FILE_NAME, Database, sqlite_url
+from cloud_hub.training.service import NEEDED
 from shared.clock import Clock
 from shared.errors import IsthmusError
 from shared.file_findings import look_at_disk, look_at_folder
@@ -43,6 +45,7 @@ def examine(state: Path, config: HubConfig, clock: Clock) -> Iterator[Finding]:
     yield look_at_disk(state, bytes_min=DISK_BYTES_MIN)
     if config.broker:
         yield _broker(config)
+    yield _learning()
     if not is_running:
         yield from _ports(config)
 
@@ -141,10 +144,25 @@ def _broker(config: HubConfig) -> Finding:
     return Finding("broker", Level.GOOD, f"{host}:{port} answers")
 
 
+def _learning() -> Finding:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        return Finding(
+            "learning",
+            Level.WARNING,
+            f"Devices cannot learn together with this hub: {' and '.join(missing)} missing.",
+            'pip install "isthmus[hub,train]"',
+        )
+    return Finding("learning", Level.GOOD, f"{' and '.join(NEEDED)} are installed")
+
+
 def _ports(config: HubConfig) -> Iterator[Finding]:
     wanted: list[tuple[str, ListenSettings]] = [("http", config.http), ("https", config.https)]
     if not config.broker:
         wanted.append(("mqtt", config.mqtt))
+    if all(find_spec(name) is not None for name in NEEDED):
+        learning = ListenSettings(host=config.learning.host, port=config.learning.port)
+        wanted.append(("learning", learning))
     for name, address in wanted:
         topic = f"port {address.port}"
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

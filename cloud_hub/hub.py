@@ -37,6 +37,9 @@ from cloud_hub.rollouts.controller import RolloutController
 from cloud_hub.sql_database import Database, sqlite_url
 from cloud_hub.tcp_door import raise_open_files_limit
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.file_job_folders import SUPERLINK
+from cloud_hub.training.process_superlink import SuperLinkProcess
+from cloud_hub.training.service import TrainingService
 from shared.clock import Clock, now_ms
 from shared.durable_file import make_private_folder
 from shared.errors import TransientError, UnavailableError
@@ -50,6 +53,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 600.0  # Signed metadata and old telemetry are looked at this often
 WATCH_S = 0.5
+LEARNING = "learning"  # In the state folder: Jobs, and the SuperLink
 LOCK_NAME = "lock"  # In the state folder: held while a hub runs with it
 LOOPBACK = "127.0.0.1"
 ANY_HOSTS = ("0.0.0.0", "::")  # noqa: S104  (compared with, not bound to)
@@ -151,6 +155,23 @@ class Hub:
             database, state=state, clock=clock, settings=config.releases
         )
         self._releases.open()
+        self._superlink = SuperLinkProcess(
+            state / LEARNING / SUPERLINK,
+            ca_path=self._authority.ca_path,
+            certificate_path=self._authority.server_certificate_path,
+            key_path=self._authority.server_key_path,
+            settings=config.learning,
+            clock=clock,
+        )
+        self._training = TrainingService(
+            database,
+            self._devices,
+            self._releases,
+            self._superlink,
+            clock,
+            learning=state / LEARNING,
+            settings=config.learning,
+        )
 
     def _open_broker(self, opened: ExitStack) -> None:
         self._broker = self._build_broker()
@@ -164,7 +185,13 @@ class Hub:
         """Build the parts that send or receive over the link."""
         link, clock = self._link, self._clock
         self._rollouts = RolloutController(
-            self._database, self._devices, self._telemetry, self._releases, link, clock
+            self._database,
+            self._devices,
+            self._telemetry,
+            self._releases,
+            link,
+            clock,
+            self._training,
         )
         self._blocks = BlockServer(link, self._releases, clock, self._config.blocks)
         self._inbox = Inbox(
@@ -183,6 +210,8 @@ class Hub:
                 ("inbox", self._inbox.run),
                 ("blocks", self._blocks.run),
                 ("ticks", self._tick_until),
+                ("learning", self._superlink.run),
+                ("results", self._training.run_results),
                 ("housekeeping", self._keep_house_until),
                 ("discovery", self._announce_until),
             )
@@ -190,11 +219,12 @@ class Hub:
 
     def _tick_until(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            try:
-                self._devices.tick()
-                self._rollouts.tick()
-            except TransientError as error:
-                log.warning("tick.put_off", extra={"code": error.code, "text": error.message})
+            # Jobs before rollouts: what they ask of devices goes out with the same Targets.
+            for tick in (self._devices.tick, self._training.tick, self._rollouts.tick):
+                try:
+                    tick()
+                except TransientError as error:
+                    log.warning("tick.put_off", extra={"code": error.code, "text": error.message})
             self._clock.wait(stop, self._config.tick_s)
 
     def _keep_house_until(self, stop: threading.Event) -> None:
@@ -241,6 +271,7 @@ class Hub:
             telemetry=self._telemetry,
             releases=self._releases,
             rollouts=self._rollouts,
+            training=self._training,
             operators=self._operators,
             audit=AuditLog(self._database, clock=self._clock),
             hub=HubInfo(

@@ -13,6 +13,7 @@ from edge_agent.agent import Agent
 from edge_agent.config import load_config
 from edge_agent.doctor import examine
 from edge_agent.file_status import AgentStatus, StatusFile
+from edge_agent.learning_view import learning_lines, owner_ledger, view_learning
 from edge_agent.status_text import status_lines, why_lines
 from edge_agent.try_model import ITEMS_DEFAULT, run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
@@ -190,6 +191,32 @@ def _read_status(state: Path) -> AgentStatus:
     return status
 
 
+# learning
+
+
+def _add_learning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="the file with [learning]"
+    )
+    parser.add_argument(
+        "--adopt-ledger",
+        action="store_true",
+        help="sign the privacy ledger as it stands with this device's key of now",
+    )
+
+
+def _learning(args: argparse.Namespace) -> int:
+    config = load_config(args.config)
+    if args.adopt_ledger:
+        owner_ledger(config, args.state).adopt()
+    view = view_learning(config, args.state, SystemClock())
+    if args.json:
+        print_json(view)
+    else:
+        print("\n".join(learning_lines(view)))
+    return DONE
+
+
 # doctor
 
 
@@ -309,6 +336,20 @@ COMMANDS = (
         _why,
         _add_why,
         examples=("edge-agent why", "edge-agent why digits"),
+    ),
+    Command(
+        ("learning",),
+        HEADINGS[2],
+        "say what this device may learn, and what its privacy has cost",
+        _learning,
+        _add_learning,
+        examples=(
+            "edge-agent learning --config agent.toml",
+            "edge-agent learning --config agent.toml --adopt-ledger",
+        ),
+        description="The owner's policy in words, what stands in the way now, samples, and the\n"
+        "privacy ledger. --adopt-ledger is for a device that joined a hub again and so has\n"
+        "another key: what was spent stays spent.",
     ),
 )
 

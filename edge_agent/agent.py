@@ -6,6 +6,7 @@
    talk to the hub; the link says goodbye last.
 4. What was opened is closed again, also when the agent cannot be built to its end.
 5. A part that dies is restarted by its Worker; one that says UnavailableError ends the agent.
+6. Learning is a process of its own, looked after by a part that nothing else waits for.
 """
 
 import logging
@@ -13,6 +14,7 @@ import threading
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edge_agent.config import AgentConfig
 from edge_agent.file_status import LOCK_NAME, StatusFile
@@ -25,6 +27,12 @@ from edge_agent.telemetry.events import OperatorEvents
 from edge_agent.telemetry.procfs_host import ProcfsHost
 from edge_agent.telemetry.publisher import Publisher
 from edge_agent.telemetry.sql_outbox import SqlOutbox
+from edge_agent.training.admission import Admission
+from edge_agent.training.file_node_folder import NodeFolder
+from edge_agent.training.learner import Learner, NodeIdentity
+from edge_agent.training.node_files import FOLDER
+from edge_agent.training.process_node import NodeProcess, missing_modules, node_command
+from edge_agent.training.procfs_power import ProcfsPower
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
 from edge_agent.updates.receipts import ReceiptMaker
@@ -177,6 +185,7 @@ class Agent:
             telemetry=config.telemetry,
             clock=clock,
         )
+        self._learner = self._build_learner(state)
         self._updater = self._build_updater(state)
         self._renewal = Renewal(self._identity, self._link, clock=clock)
         self._announcer = self._build_announcer()
@@ -198,6 +207,7 @@ class Agent:
                 ("announcer", self._announcer.run),
                 ("renewal", self._renewal.run),
                 ("updater", self._updater.run),
+                ("learner", self._learner.run),
             )
         ]
 
@@ -244,6 +254,31 @@ class Agent:
             clock=self._clock,
         )
 
+    def _build_learner(self, state: Path) -> Learner:
+        identity, settings = self._identity, self._config.learning
+        folder = NodeFolder(state / FOLDER)
+        return Learner(
+            settings,
+            identity=NodeIdentity(
+                device=self._device,
+                hub_host=urlsplit(identity.hub.url).hostname or "",
+                ca_path=identity.ca_path,
+                key_path=identity.key_path,
+            ),
+            folder=folder,
+            target=lambda: self._updater.target,
+            admission=Admission(
+                settings,
+                folder=folder.path,
+                key_path=identity.key_path,
+                power=ProcfsPower(self._clock),
+                missing=missing_modules,
+                clock=self._clock,
+            ),
+            process=NodeProcess(node_command(folder.path)),
+            clock=self._clock,
+        )
+
     def _build_updater(self, state: Path) -> Updater:
         settings = self._config.updates
         verifier = TufVerifier(self._transfer, folder=state / "tuf", bootstrap=self._identity.root)
@@ -263,6 +298,7 @@ class Agent:
                 clock=self._clock,
             ),
             pipelines=self._pipelines.reports,
+            learning=self._learner.reports,
             clock=self._clock,
             settings=settings,
         )

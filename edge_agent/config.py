@@ -1,6 +1,7 @@
 """The agent's whole configuration: each part's settings, put together and read once, at start.
 
-One TOML file: `[[pipelines]]`, each with a source, a model's name, how to decide, and who is told.
+One TOML file: `[[pipelines]]`, each with a source, a model's name, how to decide, and who is told;
+`[learning]`, what the owner lets the device learn.
 What must not live here: what a setting means (that is beside the part that owns it).
 """
 
@@ -15,6 +16,7 @@ from edge_agent.sources.settings import SourceSettings
 from edge_agent.telemetry.publisher import PublisherSettings
 from edge_agent.telemetry.sinks import HubSinkSettings, SinkSettings
 from edge_agent.telemetry.sql_outbox import OutboxSettings
+from edge_agent.training.settings import LearningSettings
 from edge_agent.updates.transfer import TransferSettings
 from edge_agent.updates.updater import UpdateSettings
 from shared.logs import LogLevel
@@ -62,6 +64,7 @@ class AgentConfig(Settings, frozen=True):
     transfer: TransferSettings = TransferSettings()
     updates: UpdateSettings = UpdateSettings()
     link: ReconnectSettings = ReconnectSettings()
+    learning: LearningSettings | None = None  # Without it the device never learns
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""

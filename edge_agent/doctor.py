@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.file_status import StatusFile
+from edge_agent.learning_view import look_at_learning
 from edge_agent.sources.opening import open_source
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.http_enrolment import fetch_introduction, parse_hub_url
@@ -35,7 +36,7 @@ def examine(state: Path, config: Path | None, clock: Clock) -> Iterator[Finding]
     if folder.level is not Level.BAD:  # Else this user may not look into it.
         yield from _membership(FileIdentity(state / "identity"), clock)
     if config is not None:
-        yield from _configuration(config, clock)
+        yield from _configuration(config, state, clock)
     yield look_at_disk(state, bytes_min=DISK_BYTES_MIN)
     if folder.level is not Level.BAD:
         yield _running(state, clock)
@@ -130,7 +131,7 @@ def _broker(identity: FileIdentity) -> Finding:
     return Finding("broker", Level.GOOD, f"{where} answers over TLS")
 
 
-def _configuration(path: Path, clock: Clock) -> Iterator[Finding]:
+def _configuration(path: Path, state: Path, clock: Clock) -> Iterator[Finding]:
     try:
         config = load_config(path)
     except IsthmusError as error:
@@ -139,6 +140,10 @@ def _configuration(path: Path, clock: Clock) -> Iterator[Finding]:
     count = len(config.pipelines)
     yield Finding("configuration", Level.GOOD, f"{path}: {count} pipeline{'s'[: count != 1]}")
     yield from _sources(config, clock)
+    try:
+        yield from look_at_learning(config, state, clock)
+    except IsthmusError as error:
+        yield Finding("learning", Level.BAD, error.message, error.remedy)
 
 
 def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:

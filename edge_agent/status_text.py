@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from edge_agent.file_status import AgentStatus
-from shared.wire.report import ModelReport
+from shared.wire.report import LearningReport, ModelReport
 
 
 def status_lines(status: AgentStatus) -> Iterator[str]:
@@ -20,6 +20,10 @@ def status_lines(status: AgentStatus) -> Iterator[str]:
         yield f"  model    {model.model:20} {runs:16} {model.state}"
         if model.failure is not None:
             yield f"           release {model.failure.version}: {model.failure.text}"
+    for job in status.report.learning or ():
+        yield f"  learning {job.job:20} {job.model:16} {job.state}{_counts(job)}"
+        if job.text:
+            yield f"           {job.text}"
     yield (
         f"  outbox   {status.outbox_rows} records, {status.outbox_bytes >> 10} KiB wait for the "
         f"hub; {status.outbox_dropped} dropped for want of room"
@@ -38,6 +42,17 @@ def why_lines(model: ModelReport) -> Iterator[str]:
     if model.failure is not None:
         failure = model.failure
         yield f"  Release {failure.version} was not kept: {failure.text} [{failure.code}]"
+
+
+def _counts(job: LearningReport) -> str:
+    """Return what one Job has come to here."""
+    parts = [f"{job.rounds_count} rounds answered"]
+    if job.restarts_count:
+        parts.append(f"started again {job.restarts_count} times")
+    if job.epsilon_spent is not None:
+        limit = "no limit" if job.epsilon_max is None else f"{job.epsilon_max:g}"
+        parts.append(f"epsilon {job.epsilon_spent:.3g} of {limit}")
+    return f" ({', '.join(parts)})"
 
 
 def _what_runs(model: ModelReport) -> str:

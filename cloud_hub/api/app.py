@@ -12,24 +12,29 @@ from fastapi.staticfiles import StaticFiles
 
 from cloud_hub.api import (
     audit_routes,
+    checkpoints,
     devices,
+    evaluation_sets,
     events,
     health,
+    jobs,
     metrics,
     operator_routes,
     releases,
     rollouts,
     telemetry,
     tokens,
+    why,
 )
 from cloud_hub.api.auth import Gate
 from cloud_hub.api.enrolment import make_enrolment_router
 from cloud_hub.api.errors import add_error_handlers
 from cloud_hub.api.http_limits import BodyLimit, SafeHeaders
 from cloud_hub.api.observe import observe
+from cloud_hub.api.order_body import order_schemas
 from cloud_hub.api.services import Services
 from cloud_hub.api.settings import ApiSettings
-from cloud_hub.dashboard import actions, login, pages
+from cloud_hub.dashboard import actions, job_pages, login, pages
 from cloud_hub.dashboard.render import render_error
 
 OPENAPI_PATH = "/api/v1/openapi.json"
@@ -43,6 +48,7 @@ TAGS = [
     {"name": "Devices", "description": "Who is in the fleet, and how to join it."},
     {"name": "Telemetry", "description": "What devices conclude and measure."},
     {"name": "Releases", "description": "Models, their signed releases, and channels."},
+    {"name": "Learning", "description": "Jobs in which devices learn together, and checkpoints."},
     {"name": "Rollouts", "description": "Moving devices to a release, and back."},
     {"name": "Hub", "description": "The hub itself: health, metrics, audit, operators."},
     {"name": "Live", "description": "What changes, as it changes."},
@@ -73,7 +79,11 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         telemetry,
         tokens,
         releases,
+        jobs,
+        checkpoints,
+        evaluation_sets,
         rollouts,
+        why,
         audit_routes,
         operator_routes,
         events,
@@ -89,7 +99,7 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
             clock=services.clock,
         )
     )
-    for page in (login, pages, actions):
+    for page in (login, pages, actions, job_pages):
         app.include_router(page.routes, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe(app)
@@ -115,6 +125,7 @@ def _describe(app: FastAPI) -> None:
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     _correct(path, operation)
+            components.setdefault("schemas", {}).update(order_schemas())
             for name in ("HTTPValidationError", "ValidationError"):
                 components.get("schemas", {}).pop(name, None)
             app.openapi_schema = schema

@@ -6,6 +6,7 @@
 
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict
 
@@ -42,6 +43,12 @@ _TEXTS = {
     422: "The bytes are not what was signed",
     503: "The hub cannot do this now; try again",
 }
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """Return a settings struct as the JSON object that it is on the wire and in files."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return found
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

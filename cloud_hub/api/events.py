@@ -157,9 +157,10 @@ routes = APIRouter(prefix="/api/v1/live", tags=["Live"])
     },
 )
 async def live(request: Request) -> StreamingResponse:
-    """Server-sent events naming what changed: "fleet", "device:<id>", "rollouts", "rollout:<id>".
+    """Server-sent events naming what changed.
 
-    At most one message a second. `async def`, because a stream would otherwise hold a thread.
+    "fleet", "device:<id>", "rollouts", "rollout:<id>", "jobs", "job:<id>", "releases", "audit". At
+    most one message a second. `async def`, because a stream would otherwise hold a thread.
     """
     source: Live = request.app.state.live
     subscriber = source.subscribe()

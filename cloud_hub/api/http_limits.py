@@ -6,6 +6,8 @@
 2. No page of ours loads anything from elsewhere, runs inline script or style, or is framed.
 """
 
+import re
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,8 @@ from cloud_hub.api.settings import ApiSettings
 from shared.errors import ContractError, TransientError
 
 UPLOAD_PATH = "/api/v1/releases"
+UPLOADS = frozenset({("POST", UPLOAD_PATH), ("POST", "/api/v1/checkpoints")})
+EVALUATION_PATH = re.compile(r"/api/v1/models/[^/]+/evaluation-set")
 UPLOADS_MAX = 4
 STATIC_PREFIX = "/static/"
 CONTENT_POLICY = "; ".join(
@@ -87,7 +91,7 @@ class BodyLimit:
         if self._uploads_count >= UPLOADS_MAX:
             busy = TransientError(
                 "limit.uploads",
-                f"{UPLOADS_MAX} models are being taken in.",
+                f"{UPLOADS_MAX} uploads are being taken in.",
                 remedy="Try again when they are done.",
             )
             await error_response(busy)(scope, receive, send)
@@ -119,4 +123,6 @@ class BodyLimit:
 
 
 def _is_upload(scope: Scope) -> bool:
-    return bool(scope["path"] == UPLOAD_PATH and scope["method"] == "POST")
+    method, path = scope["method"], scope["path"]
+    is_evaluation = method == "PUT" and EVALUATION_PATH.fullmatch(path) is not None
+    return (method, path) in UPLOADS or is_evaluation

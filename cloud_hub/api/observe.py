@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from cloud_hub.api.services import Services
 from cloud_hub.rollouts.rollout import UNFINISHED
+from cloud_hub.training.job import JobState
 from shared.ids import DeviceId
 
 ROLLOUTS_MAX = 50  # Newest ones that pages can show live
+JOBS_MAX = 50
 
 
 def observe(services: Services) -> Mapping[str, object]:
@@ -19,6 +21,7 @@ def observe(services: Services) -> Mapping[str, object]:
     marks: dict[str, object] = {}
     marks.update(_devices(services))
     marks.update(_rollouts(services))
+    marks.update(_jobs(services))
     marks["releases"] = (
         tuple(release.name for release in services.releases.releases()),
         services.releases.channels(),
@@ -60,3 +63,14 @@ def _rollouts(services: Services) -> Iterator[tuple[str, object]]:
         marks.append(mark)
         yield f"rollout:{rollout.rollout_id}", mark
     yield "rollouts", tuple(marks)
+
+
+def _jobs(services: Services) -> Iterator[tuple[str, object]]:
+    found = services.training.jobs(limit=JOBS_MAX)
+    for job in found:
+        mark: object = job
+        if job.state is not JobState.FINISHED:
+            training, job_id = services.training, job.job_id
+            mark = (job, training.rounds(job_id), training.devices(job_id))
+        yield f"job:{job.job_id}", mark
+    yield "jobs", tuple(found)

@@ -17,6 +17,7 @@ from cloud_hub.api.bodies import (
     errors,
 )
 from cloud_hub.api.services import ActingDep, ServicesDep
+from cloud_hub.api.verdict_bodies import CandidateOut, CandidatesOut, VerdictOut
 from cloud_hub.candidates.candidate import Candidate
 from cloud_hub.releases.channel import Channel
 from cloud_hub.releases.release import Release
@@ -30,23 +31,6 @@ routes = APIRouter(prefix="/api/v1", tags=["Releases"])
 METRICS_CHARS_MAX = 10_000
 NOTES_CHARS_MAX = 2000
 CANDIDATES_DEFAULT = 20
-
-
-class ReasonOut(AnswerBody):
-    """One thing the gate found: what was measured, and what the limit is."""
-
-    code: str
-    text: str
-    measured: str
-    limit: str
-
-
-class VerdictOut(AnswerBody):
-    """The gate's answer: reasons are why not, remarks stop nothing."""
-
-    is_passed: bool
-    reasons: tuple[ReasonOut, ...]
-    remarks: tuple[ReasonOut, ...]
 
 
 class ReleaseOut(AnswerBody):
@@ -87,23 +71,6 @@ class ModelsOut(AnswerBody):
     models: tuple[ModelOut, ...]
 
 
-class CandidateOut(AnswerBody):
-    """A model that asked to become a release, and what the gate said."""
-
-    candidate_id: str
-    model: str
-    precision: str
-    lineage_id: str
-    created_ms: int
-    verdict: VerdictOut
-
-
-class CandidatesOut(AnswerBody):
-    """Candidates, newest first, refused ones too."""
-
-    candidates: tuple[CandidateOut, ...]
-
-
 class ChannelOut(AnswerBody):
     """A named pointer to a release."""
 
@@ -142,7 +109,7 @@ def release_out(release: Release, channels: tuple[Channel, ...]) -> ReleaseOut:
         candidate_id=release.candidate_id,
         created_ms=release.created_ms,
         channels=tuple(own),
-        verdict=VerdictOut.model_validate(release.verdict),
+        verdict=VerdictOut.of(release.verdict),
     )
 
 
@@ -216,7 +183,13 @@ def list_candidates(
 ) -> CandidatesOut:
     """Return the newest candidates, refused ones too, with every reason."""
     found: tuple[Candidate, ...] = services.releases.candidates.candidates(model, limit=limit)
-    return CandidatesOut(candidates=tuple(CandidateOut.model_validate(_fields(c)) for c in found))
+    return CandidatesOut(candidates=tuple(CandidateOut.of(c) for c in found))
+
+
+@routes.get("/candidates/{candidate_id}", summary="One candidate", responses=errors(404))
+def get_candidate(candidate_id: NamePath, services: ServicesDep) -> CandidateOut:
+    """Return a candidate with the whole Verdict: reasons, variants, slices, paired tests."""
+    return CandidateOut.of(services.releases.candidates.get(candidate_id))
 
 
 @routes.get("/channels", summary="Where channels point", responses=errors())
@@ -241,11 +214,6 @@ def _channel(channel: Channel) -> ChannelOut:
         version=channel.version,
         changed_ms=channel.changed_ms,
     )
-
-
-def _fields(candidate: Candidate) -> dict[str, object]:
-    names = ("candidate_id", "model", "precision", "lineage_id", "created_ms", "verdict")
-    return {name: getattr(candidate, name) for name in names}
 
 
 def _parse_metrics(text: str) -> dict[str, float]:

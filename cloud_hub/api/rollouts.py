@@ -1,4 +1,4 @@
-"""Rollouts: moving devices to a release wave by wave, and back; and why it went as it went."""
+"""Rollouts: moving devices to a release wave by wave, and back."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from cloud_hub.api.bodies import (
 from cloud_hub.api.rollout_bodies import EntryOut, RolloutDeviceOut, RolloutIn, RolloutOut
 from cloud_hub.api.services import ActingDep, Services, ServicesDep
 from cloud_hub.rollouts.timeline import ENTRIES_MAX
-from shared.ids import DeviceId, ModelName, RolloutId
+from shared.ids import ModelName, RolloutId
 
 routes = APIRouter(prefix="/api/v1", tags=["Rollouts"])
 
@@ -43,13 +43,6 @@ class TimelineOut(AnswerBody):
     """What happened, oldest first."""
 
     entries: tuple[EntryOut, ...]
-
-
-class WhyOut(AnswerBody):
-    """Sentences that explain, what is now first."""
-
-    subject: str
-    sentences: tuple[str, ...]
 
 
 class ActIn(RequestBody):
@@ -157,23 +150,3 @@ def cancel(
     with acting.act("rollout.cancel", rollout_id, body.why):
         services.rollouts.cancel(RolloutId(rollout_id), by=acting.operator.name, why=body.why)
     return detail(services, RolloutId(rollout_id))
-
-
-@routes.get("/why/{subject}", summary="Why is it so?", responses=errors(404))
-def explain(subject: NamePath, services: ServicesDep, model: Name | None = None) -> WhyOut:
-    """Return why a device runs what it runs, or why a rollout went as it went."""
-    return WhyOut(subject=subject, sentences=why(services, subject, model=model))
-
-
-def why(services: Services, subject: str, *, model: str | None = None) -> tuple[str, ...]:
-    """Return the sentences; a rollout's id begins with "roll-"."""
-    if subject.startswith("roll-"):
-        entries = services.rollouts.timeline(RolloutId(subject))
-        return tuple(entry.sentence for entry in entries)
-    device = services.devices.get(DeviceId(subject)).device_id
-    if model is not None:
-        return services.rollouts.why(device, ModelName(model))
-    models = [found.model for found in services.rollouts.device_models(device)]
-    if not models:
-        return (f"{device} has never reported on any model.",)
-    return tuple(text for name in models for text in services.rollouts.why(device, name))

@@ -19,6 +19,7 @@ from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts.controller import RolloutController
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.service import TrainingService
 from shared.clock import Clock
 
 
@@ -59,6 +60,7 @@ class Services:
     devices: DeviceService
     telemetry: TelemetryService
     releases: ReleaseService
+    training: TrainingService
     rollouts: RolloutController
     operators: OperatorService
     audit: AuditLog

@@ -1,6 +1,7 @@
 """Candidate: weights not yet allowed anywhere, and Verdict: the gate's answer with its reasons."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NewType
 
 from shared.errors import RefusedError
@@ -20,13 +21,71 @@ class Reason:
     limit: str = ""
 
 
+class Answer(StrEnum):
+    """What a paired test says about a new model beside an old one."""
+
+    NOT_WORSE = "not-worse"  # By more than the margin: shown
+    WORSE = "worse"  # Shown to be worse, and not shown to be within the margin
+    CANNOT_TELL = "cannot-tell"  # Too few items for either
+    FIRST = "first"  # There is no old one
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRow:
+    """One form of the model that was built and measured, and why it was or was not published."""
+
+    name: str  # "fp32", "fp32-pruned", "int8", "int8-qat", "int8-dynamic"
+    precision: str
+    is_chosen: bool
+    text: str  # Why, for people
+    artifact_bytes: int = 0
+    latency_ms: float | None = None  # Median on the hub, one thread, all forms interleaved
+    accuracy: float | None = None  # On held-out items; None where there are none
+    agreement: float | None = None  # Share of held-out items decided as the first form does
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    """Held-out items of one slice (`name` "" is all of them), decided by the new and the old."""
+
+    name: str
+    items_count: int
+    accuracy_new: float
+    answer: Answer
+    accuracy_old: float | None = None  # None: there is no release to compare with
+    gained_count: int = 0  # Right now, wrong before
+    lost_count: int = 0  # Wrong now, right before
+    bound_low: float | None = None  # One-sided 95 % bounds of accuracy_new - accuracy_old
+    bound_high: float | None = None
+    margin: float | None = None  # Not worse means bound_low > -margin
+    items_needed: int | None = None  # About how many would tell, where these do not
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """On what, and against which release, the candidate was judged."""
+
+    evaluation_digest: str  # Of the evaluation set
+    items_count: int  # Held-out items
+    calibration_count: int  # Items kept out of it, which set the ranges of int8
+    release: str = ""  # "digits:3", or "" for a model's first release
+    latency_ms_new: float | None = None
+    latency_ms_old: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The gate's answer. `reasons` are why not; `remarks` are worth knowing and stop nothing."""
+    """The gate's answer. `reasons` are why not; `remarks` are worth knowing and stop nothing.
+
+    The tables are empty where nothing was measured; Verdicts of before there were any lack them.
+    """
 
     is_passed: bool
     reasons: tuple[Reason, ...]
     remarks: tuple[Reason, ...] = ()
+    variants: tuple[VariantRow, ...] = ()
+    slices: tuple[SliceRow, ...] = ()  # All items first (name ""), then slice by slice
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

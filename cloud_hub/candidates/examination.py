@@ -16,6 +16,8 @@ class ExaminationLimits(msgspec.Struct, frozen=True, kw_only=True):
     seconds_max: int
     opset_min: int
     golden_items: int
+    timing_rounds: int = 50
+    is_int8_built: bool = True
 
 
 class ExaminationTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +25,7 @@ class ExaminationTask(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: ModelSpec
     limits: ExaminationLimits
+    old_spec: ModelSpec | None = None  # Of the release that would be replaced, if there is one
 
 
 class TensorFacts(msgspec.Struct, frozen=True):
@@ -65,6 +68,42 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     run_ms_median: float = 0.0
 
 
+class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out items of one slice (`name` "" is all), as a form and the old release decide them."""
+
+    name: str
+    items_count: int
+    right_count: int
+    right_old_count: int | None = None  # None: there is no old release
+    gained_count: int = 0  # Right now, wrong before
+    lost_count: int = 0  # Wrong now, right before
+
+
+class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One form of the model. `error` is why it could not be built or measured, if it could not."""
+
+    name: str
+    error: str = ""
+    artifact_bytes: int = 0
+    model: ModelFacts = ModelFacts()
+    run: RunFacts | None = None
+    latency_ms: float | None = None  # Median, interleaved with all others and the old release
+    agreement_count: int = 0  # Held-out items decided as the first form decides them
+    slices: tuple[PairedCounts, ...] = ()  # All items first; empty where nothing was held out
+
+
+class EvaluationFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of measuring the model's forms beside each other and beside the old release."""
+
+    error: str = ""  # Why the evaluation set cannot judge this model
+    is_supported: bool = True  # Whether decisions of this task are counted at all
+    items_count: int = 0  # Held out
+    calibration_count: int = 0
+    variants: tuple[VariantFacts, ...] = ()  # The model as it came first
+    old_error: str = ""  # Why the old release could not be measured beside it
+    old_latency_ms: float | None = None
+
+
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
     """Everything measured. `crash` is how the examining process died, if it did."""
 
@@ -72,3 +111,4 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelFacts = ModelFacts()
     golden_error: str = ""
     run: RunFacts | None = None  # None: what the file says already ruled running it out
+    evaluation: EvaluationFacts | None = None  # None: it was not worth measuring

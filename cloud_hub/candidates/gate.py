@@ -12,6 +12,9 @@ from msgspec import Meta
 
 from cloud_hub.candidates.candidate import Reason, Verdict
 from cloud_hub.candidates.examination import Examination, ModelFacts, RunFacts, TensorFacts
+from cloud_hub.candidates.export_files import ExportSettings
+from cloud_hub.candidates.gate_quality import QualitySettings
+from cloud_hub.candidates.variant_choice import VariantSettings
 from shared.model.spec import ImageInput, ModelSpec
 from shared.release.manifest import ARTIFACT_BYTES_MAX
 from shared.settings import Settings
@@ -31,6 +34,11 @@ class GateSettings(Settings, frozen=True):
     # Address space, which is more than what is used.
     examination_memory_bytes_max: Annotated[int, Meta(ge=1 << 30)] = 6 << 30
     examinations_max: Annotated[int, Meta(ge=1, le=64)] = 2  # At a time
+    evaluation_s_max: Annotated[int, Meta(ge=1, le=36_000)] = 600  # On top, with an evaluation set
+    timing_rounds: Annotated[int, Meta(ge=5, le=10_000)] = 50
+    quality: QualitySettings = QualitySettings()
+    variants: VariantSettings = VariantSettings()
+    export: ExportSettings = ExportSettings()
 
 
 def judge(examination: Examination, spec: ModelSpec, settings: GateSettings) -> Verdict:

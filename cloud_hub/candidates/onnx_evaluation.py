@@ -33,7 +33,7 @@ SEED = 20_240_229
 SQUARES_PER_SIDE = 24
 OUTPUT_BYTES_AIM = 512 * 1024  # Golden outputs of a drawn set, together
 _LOG_ERRORS_ONLY = 3
-_FOREIGN_ERRORS = (
+FOREIGN_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -65,15 +65,15 @@ def evaluate(
     for at most `items` inputs drawn here.
     """
     try:
-        run, dtype = _open(published)
+        run, dtype = open_run(published)
         inputs = golden.inputs if golden else _draw(run, spec, dtype=dtype, items=items)
         misfit = _misfit(inputs, spec, dtype)
         if misfit:
             return Evaluation(RunFacts(error=misfit, is_golden_given=golden is not None), b"")
         got, run_ms = _run_all(run, inputs)
         again, _ = _run_all(run, inputs)
-        expected = golden.outputs if golden else _run_all(_open(uploaded)[0], inputs)[0]
-    except _FOREIGN_ERRORS as error:
+        expected = golden.outputs if golden else _run_all(open_run(uploaded)[0], inputs)[0]
+    except FOREIGN_ERRORS as error:
         return Evaluation(RunFacts(error=str(error), is_golden_given=golden is not None), b"")
     result = compare(got, expected, tolerance=spec.tolerance)
     is_comparable = bool(np.isfinite(result.excess_max))
@@ -124,8 +124,11 @@ def _draw(run: Run, spec: ModelSpec, *, dtype: str, items: int) -> Array:
     return inputs[: max(1, min(items, OUTPUT_BYTES_AIM // max(1, output_bytes)))]
 
 
-def _open(data: bytes) -> tuple[Run, str]:
-    """Return what runs one item of a model, and the number type of its input."""
+def open_run(data: bytes) -> tuple[Run, str]:
+    """Return what runs one item of a model, and the number type of its input.
+
+    Raises one of FOREIGN_ERRORS.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,4 +1,4 @@
-"""Makes the static int8 form of a model: QDQ, per channel, unsigned activations, signed weights.
+"""Makes the int8 forms of a model. Static: QDQ, per channel, unsigned activations, signed weights.
 
 1. U8S8 is what x86 kernels are fast at; signed activations were slower than fp32 on every real
    detector measured there.
@@ -31,6 +31,7 @@ _FOREIGN_ERRORS = (
     ort_errors.InvalidGraph,
     ort_errors.NotImplemented,
     onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
     AttributeError,
     IndexError,
     KeyError,
@@ -83,11 +84,35 @@ def quantize_static(
             )
             return result.read_bytes()
     except _FOREIGN_ERRORS as error:
-        raise RefusedError(
-            "quantizer.failed",
-            f"The model cannot be quantized: {error}.",
-            remedy="Publish its fp32 form, or exclude the nodes that fail.",
-        ) from error
+        raise _failed(error) from error
+
+
+def quantize_dynamic(model_bytes: bytes) -> bytes:
+    """Return the dynamic int8 form of an fp32 model: activations' ranges are found at run time.
+
+    Only matrix products are quantized: onnxruntime has no ConvInteger for signed weights.
+    Raises RefusedError `quantizer.failed`.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="isthmus-quantize-") as folder:
+            modern, prepared, result = (
+                Path(folder) / f"{stage}.onnx" for stage in ("modern", "prepared", "int8")
+            )
+            onnx.save_model(_modern(onnx.load_from_string(model_bytes)), modern)
+            quant_pre_process(modern, prepared, skip_symbolic_shape=True)
+            plain = onnx.load_model(prepared)
+            # Shapes noted for weights that are turned around below would contradict them.
+            del plain.graph.value_info[:]
+            ort.quantize_dynamic(
+                plain,
+                result,
+                op_types_to_quantize=["MatMul", "Gemm", "Attention", "LSTM"],
+                per_channel=True,
+                weight_type=ort.QuantType.QInt8,
+            )
+            return result.read_bytes()
+    except _FOREIGN_ERRORS as error:
+        raise _failed(error) from error
 
 
 class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -101,6 +126,14 @@ class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
     def get_next(self) -> dict[str, Array] | None:
         """Return the next item, or None at the end."""
         return next(self._feeds, None)
+
+
+def _failed(error: Exception) -> RefusedError:
+    return RefusedError(
+        "quantizer.failed",
+        f"The model cannot be quantized: {error}.",
+        remedy="Publish its fp32 form, or exclude the nodes that fail.",
+    )
 
 
 def _input_name(model: onnx.ModelProto) -> str:

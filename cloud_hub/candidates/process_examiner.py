@@ -1,10 +1,8 @@
 """Starts the examining process and brings back what it measured, however it ends."""
 
-import signal
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -16,11 +14,29 @@ from cloud_hub.candidates.examination import (
     ExaminationTask,
 )
 from cloud_hub.candidates.gate import GateSettings
+from cloud_hub.candidates.process_limits import START_S, run_to_end
 from shared.model.spec import ModelSpec
 
 PROCESS = "cloud_hub.candidates.onnx_examination"
-STDERR_CHARS_MAX = 300
-START_S = 30  # Given to the process on top of its own limit, to start and to write
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a model is measured with: all of it may be missing."""
+
+    evaluation_bytes: bytes | None = None
+    old_spec: ModelSpec | None = None  # Of the release it would replace
+    old_bytes: bytes = b""
+    pruned_bytes: bytes = b""  # Further fp32 forms, from the export process
+    tuned_bytes: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of a model, as it may be published if the gate lets it through."""
+
+    model_bytes: bytes
+    golden_bytes: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,60 +46,70 @@ class Examined:
     examination: Examination
     model_bytes: bytes
     golden_bytes: bytes
+    further: Mapping[str, Form] = field(default_factory=dict)  # By the name of the form
 
 
 def examine(
-    model_bytes: bytes, spec: ModelSpec, golden_bytes: bytes | None, settings: GateSettings
+    model_bytes: bytes,
+    spec: ModelSpec,
+    golden_bytes: bytes | None,
+    settings: GateSettings,
+    beside: Beside | None = None,
 ) -> Examined:
     """Return what an examining process measured of an uploaded model."""
+    beside = beside or Beside()
+    has_set = beside.evaluation_bytes is not None
+    seconds_max = settings.examination_s_max + (settings.evaluation_s_max if has_set else 0)
     limits = ExaminationLimits(
         memory_bytes_max=settings.examination_memory_bytes_max,
-        seconds_max=settings.examination_s_max,
+        seconds_max=seconds_max,
         opset_min=settings.opset_min,
         golden_items=settings.golden_items,
+        timing_rounds=settings.timing_rounds,
+        is_int8_built=settings.variants.is_int8_built,
     )
     with tempfile.TemporaryDirectory(prefix="isthmus-examination-") as name:
         folder = Path(name)
-        task = ExaminationTask(spec=spec, limits=limits)
+        task = ExaminationTask(spec=spec, limits=limits, old_spec=beside.old_spec)
         (folder / files.TASK).write_bytes(msgspec.json.encode(task))
         (folder / files.MODEL).write_bytes(model_bytes)
         if golden_bytes is not None:
             (folder / files.GOLDEN).write_bytes(golden_bytes)
-        crash = _run(folder, seconds_max=settings.examination_s_max + START_S)
+        _write_beside(folder, beside)
+        crash = run_to_end(PROCESS, folder, seconds_max=seconds_max + START_S)
         if crash:
             return Examined(Examination(crash=crash), b"", b"")
         return _read(folder)
 
 
-def _run(folder: Path, *, seconds_max: float) -> str:
-    """Run the process to its end; return how it died, or ""."""
-    command = [sys.executable, "-m", PROCESS, str(folder)]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            timeout=seconds_max,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it took longer than {seconds_max:.0f} s"
-    if done.returncode == 0:
-        return ""
-    if done.returncode == -signal.SIGXCPU:
-        return "it used all the processor time it may"
-    if done.returncode < 0:
-        return f"the process died of {signal.Signals(-done.returncode).name}"
-    lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-    return lines[-1][:STDERR_CHARS_MAX]
+def _write_beside(folder: Path, beside: Beside) -> None:
+    given = {
+        files.EVALUATION: beside.evaluation_bytes,
+        files.OLD: beside.old_bytes,
+        files.PRUNED: beside.pruned_bytes,
+        files.TUNED: beside.tuned_bytes,
+    }
+    for name, data in given.items():
+        if data:
+            (folder / name).write_bytes(data)
 
 
 def _read(folder: Path) -> Examined:
     examination = msgspec.json.decode((folder / files.RESULT).read_bytes(), type=Examination)
+    evaluation = examination.evaluation
+    names = [one.name for one in evaluation.variants] if evaluation is not None else []
+    further = {
+        name: Form(
+            (folder / files.variant_model(name)).read_bytes(),
+            (folder / files.variant_golden(name)).read_bytes(),
+        )
+        for name in names
+        if (folder / files.variant_golden(name)).exists()
+    }
     model, golden = folder / files.PUBLISHED_MODEL, folder / files.PUBLISHED_GOLDEN
     return Examined(
         examination,
         model.read_bytes() if model.exists() else b"",
         golden.read_bytes() if golden.exists() else b"",
+        further,
     )

@@ -2,23 +2,31 @@
 
 1. A refused candidate is kept with its Verdict, the newest REFUSED_KEPT_MAX of them; its bytes are
    not kept.
-2. The same bytes give the same content digest: that is how a release is found again.
+2. Uploads and checkpoints go through exactly the same examination and gate.
+3. The same bytes give the same content digest: that is how a release is found again.
 """
 
 import logging
 import secrets
 import threading
+from dataclasses import dataclass, replace
 
-from cloud_hub.candidates import gate, sql_store
+import msgspec
+
+from cloud_hub.candidates import gate, gate_verdict, sql_store
 from cloud_hub.candidates.candidate import (
     Candidate,
     CandidateId,
     GateRefusedError,
     PassedCandidate,
-    Verdict,
+    Reason,
 )
+from cloud_hub.candidates.checkpoint import Checkpoint
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.candidates.process_examiner import Examined, examine
+from cloud_hub.candidates.gate_verdict import Background, Judgement
+from cloud_hub.candidates.process_examiner import Beside, Examined, examine
+from cloud_hub.candidates.process_exporter import export, tune
+from cloud_hub.candidates.variant_choice import wants_tuning
 from cloud_hub.sql_database import Database
 from shared.clock import Clock, now_ms
 from shared.errors import RefusedError
@@ -30,6 +38,29 @@ log = logging.getLogger(__name__)
 
 CANDIDATES_SHOWN_MAX = 1000
 REFUSED_KEPT_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """What a candidate is judged by: the newest evaluation set and the release it would replace."""
+
+    evaluation_digest: str = ""
+    evaluation_bytes: bytes | None = None
+    release: str = ""  # "digits:3"
+    old_spec: ModelSpec | None = None
+    old_bytes: bytes = b""
+
+    def beside(self) -> Beside:
+        """Return what the examining process is given."""
+        return Beside(
+            evaluation_bytes=self.evaluation_bytes,
+            old_spec=self.old_spec,
+            old_bytes=self.old_bytes,
+        )
+
+    def background(self) -> Background:
+        """Return what the gate is told."""
+        return Background(evaluation_digest=self.evaluation_digest, release=self.release)
 
 
 class CandidateService:
@@ -51,32 +82,86 @@ class CandidateService:
         spec: ModelSpec,
         golden_bytes: bytes | None,
         lineage_id: LineageId,
+        rivals: Rivals | None = None,
     ) -> PassedCandidate:
-        """Return the candidate that the gate let through, ready to be published.
+        """Return an uploaded model that the gate let through, ready to be published.
 
         Takes seconds: the model is examined in a process of its own. Raises GateRefusedError
         `gate.refused`, whose candidate carries every reason.
         """
+        rivals = rivals or Rivals()
+        digest = content_digest(model_bytes, spec, golden_bytes)
         verdict = gate.refuse_size(len(model_bytes), self._settings)
-        examined = None
-        if verdict is None:
-            with self._examinations:  # Each may take all the memory that one is allowed.
-                examined = examine(model_bytes, spec, golden_bytes, self._settings)
-            verdict = gate.judge(examined.examination, spec, self._settings)
+        if verdict is not None:
+            return self._settle(spec, digest, lineage_id, Judgement(verdict, "", ""), None)
+        with self._examinations:  # Each may take all the memory that one is allowed.
+            examined = examine(model_bytes, spec, golden_bytes, self._settings, rivals.beside())
+        judgement = gate_verdict.judge(
+            examined.examination, spec, self._settings, rivals.background()
+        )
+        return self._settle(spec, digest, lineage_id, judgement, examined)
+
+    def judge_trained(
+        self,
+        checkpoint: Checkpoint,
+        weights_bytes: bytes,
+        *,
+        lineage_id: LineageId,
+        rivals: Rivals,
+    ) -> PassedCandidate:
+        """Return a checkpoint that was exported and that the gate let through.
+
+        Raises GateRefusedError `gate.refused`, ContractError `weights.misfit`, RefusedError
+        `export.failed`.
+        """
+        spec, settings = checkpoint.spec, self._settings
+        given = (spec, checkpoint.network, weights_bytes)
+        with self._examinations:
+            made = export(*given, rivals.evaluation_bytes, settings.export)
+            beside = replace(rivals.beside(), pruned_bytes=made.pruned_bytes)
+            examined = examine(made.model_bytes, spec, None, settings, beside)
+            remarks = [Reason("gate.not_pruned", made.pruned_error)] if made.pruned_error else []
+            facts = examined.examination.evaluation
+            evaluation = rivals.evaluation_bytes
+            if facts and evaluation and wants_tuning(facts, settings.variants):
+                tuned = tune(*given, evaluation, settings.export)
+                if tuned.model_bytes:
+                    beside = replace(beside, tuned_bytes=tuned.model_bytes)
+                    examined = examine(made.model_bytes, spec, None, settings, beside)
+                else:
+                    remarks.append(Reason("gate.not_tuned", tuned.error))
+        background = replace(rivals.background(), parity=made.parity, remarks=tuple(remarks))
+        judgement = gate_verdict.judge(examined.examination, spec, settings, background)
+        return self._settle(spec, trained_digest(checkpoint), lineage_id, judgement, examined)
+
+    def _settle(
+        self,
+        spec: ModelSpec,
+        digest: str,
+        lineage_id: LineageId,
+        judgement: Judgement,
+        examined: Examined | None,
+    ) -> PassedCandidate:
+        """Keep the candidate; return it with its bytes. Raises GateRefusedError."""
         candidate = Candidate(
             candidate_id=CandidateId("cand-" + secrets.token_hex(6)),
             model=parse_model_name(spec.model),
-            content_digest=content_digest(model_bytes, spec, golden_bytes),
+            content_digest=digest,
             lineage_id=lineage_id,
-            precision=examined.examination.model.precision if examined else "",
+            precision=judgement.precision,
             created_ms=now_ms(self._clock),
-            verdict=verdict,
+            verdict=judgement.verdict,
         )
         with self._database.begin() as connection:
             sql_store.insert_candidate(connection, candidate)
             sql_store.drop_refused(connection, kept_max=REFUSED_KEPT_MAX)
         _tell(candidate)
-        return _passed(candidate, spec, verdict, examined)
+        return _passed(candidate, spec, judgement, examined)
+
+    @property
+    def settings(self) -> GateSettings:
+        """Return the gate's limits."""
+        return self._settings
 
     def get(self, candidate_id: str) -> Candidate:
         """Return one candidate. Raises RefusedError `candidate.unknown`."""
@@ -101,16 +186,24 @@ def content_digest(model_bytes: bytes, spec: ModelSpec, golden_bytes: bytes | No
     return digest_of("\n".join(parts).encode())
 
 
+def trained_digest(checkpoint: Checkpoint) -> str:
+    """Return what identifies a checkpoint's release: an export's bytes differ from run to run."""
+    network = msgspec.json.encode(checkpoint.network, order="deterministic")
+    parts = (checkpoint.weights_digest, digest_of(encode_spec(checkpoint.spec)), digest_of(network))
+    return digest_of("\n".join(parts).encode())
+
+
 def _passed(
-    candidate: Candidate, spec: ModelSpec, verdict: Verdict, examined: Examined | None
+    candidate: Candidate, spec: ModelSpec, judgement: Judgement, examined: Examined | None
 ) -> PassedCandidate:
-    if not verdict.is_passed or examined is None:
+    if not judgement.verdict.is_passed or examined is None:
         raise GateRefusedError(candidate)
+    form = examined.further.get(judgement.chosen)
     return PassedCandidate(
         candidate=candidate,
         spec=spec,
-        model_bytes=examined.model_bytes,
-        golden_bytes=examined.golden_bytes,
+        model_bytes=form.model_bytes if form else examined.model_bytes,
+        golden_bytes=form.golden_bytes if form else examined.golden_bytes,
     )
 
 

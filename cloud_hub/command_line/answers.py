@@ -141,6 +141,8 @@ class Reason(msgspec.Struct, frozen=True):
 
     code: str
     text: str
+    measured: str = ""
+    limit: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -252,8 +254,18 @@ class Timeline(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
+class WhyPart(msgspec.Struct, frozen=True):
+    """One part of an explanation: sentences, and a table."""
+
+    heading: str
+    sentences: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 class Why(msgspec.Struct, frozen=True):
     """Sentences that explain."""
 
     subject: str
     sentences: tuple[str, ...]
+    parts: tuple[WhyPart, ...] = ()

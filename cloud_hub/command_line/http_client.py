@@ -133,14 +133,34 @@ class HubClient:
                 "POST", path, shape, files=opened, fields=fields, timeout_s=UPLOAD_TIMEOUT_S
             )
         except OSError as error:
-            raise ContractError(
-                "file.unreadable",
-                f"Cannot read {error.filename}: {error.strerror}.",
-                remedy="Check the path.",
-            ) from error
+            raise _unreadable(error) from error
         finally:
             for _, (_, stream) in opened:
                 stream.close()
+
+    def send_file(self, method: str, path: str, shape: type[V], file: Path) -> Answer[V]:
+        """Return the answer to a body that is a file's bytes. Raises ContractError as `upload`."""
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise _unreadable(error) from error
+        return self._ask(method, path, shape, content=content, timeout_s=UPLOAD_TIMEOUT_S)
+
+    def download(self, path: str, file: Path) -> int:
+        """Write what is at `path` into a file; return how many bytes.
+
+        Raises ContractError `file.unwritable`; a file that is there already is replaced.
+        """
+        response = self._request("GET", path, timeout_s=UPLOAD_TIMEOUT_S)
+        try:
+            file.write_bytes(response.content)
+        except OSError as error:
+            raise ContractError(
+                "file.unwritable",
+                f"Cannot write {file}: {error.strerror}.",
+                remedy="Name another file with --out.",
+            ) from error
+        return len(response.content)
 
     def _ask(
         self,
@@ -154,6 +174,28 @@ class HubClient:
         fields: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Answer[V]:
+        response = self._request(
+            method,
+            path,
+            query=query,
+            content=content,
+            files=files,
+            fields=fields,
+            timeout_s=timeout_s,
+        )
+        return Answer(json=response.content, value=_decode(response, shape))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        content: bytes | None = None,
+        files: object = None,
+        fields: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> httpx.Response:
         params = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
@@ -175,7 +217,15 @@ class HubClient:
             ) from error
         if response.status_code >= 400:
             raise _error_of(response)
-        return Answer(json=response.content, value=_decode(response, shape))
+        return response
+
+
+def _unreadable(error: OSError) -> ContractError:
+    return ContractError(
+        "file.unreadable",
+        f"Cannot read {error.filename}: {error.strerror}.",
+        remedy="Check the path.",
+    )
 
 
 def _trust(ca: Path | None) -> bool | ssl.SSLContext:

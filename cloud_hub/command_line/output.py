@@ -5,7 +5,8 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from rich.console import Console, JustifyMethod
@@ -28,6 +29,18 @@ class Output:
         """Write a line for people."""
         if not self.is_json:
             self._console.print(escape(text))
+
+    @contextmanager
+    def live(self) -> Iterator[Callable[[str], None] | None]:
+        """Give a function that rewrites one line below all others; None where there is no terminal.
+
+        What is written meanwhile stands above it; it is gone at the end.
+        """
+        if self.is_json or not self._console.is_terminal:
+            yield None
+            return
+        with self._console.status("…") as status:
+            yield lambda text: status.update(escape(text))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
         """Write a table for people, or `empty` where there is nothing to show."""

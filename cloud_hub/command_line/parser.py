@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_hub.command_line import (
+    checkpoint_commands,
     device_commands,
+    evaluation_commands,
     hub_commands,
+    job_commands,
     model_commands,
     rollout_commands,
     token_commands,
+    why_commands,
 )
 from shared.command_line import (
     Command,
@@ -40,9 +44,13 @@ COMMANDS: tuple[Command, ...] = (
     *token_commands.COMMANDS,
     *device_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *checkpoint_commands.COMMANDS,
+    *evaluation_commands.COMMANDS,
+    *job_commands.COMMANDS,
     *rollout_commands.COMMANDS,
+    *why_commands.COMMANDS,
 )
-HEADINGS = ("The hub", "Devices", "Models and releases", "Rollouts")
+HEADINGS = ("The hub", "Devices", "Models and releases", "Learning together", "Rollouts")
 
 
 def build_parser(

@@ -1,4 +1,4 @@
-"""Commands about rollouts, and `why`."""
+"""Commands about rollouts."""
 
 import argparse
 import threading
@@ -11,7 +11,6 @@ from cloud_hub.command_line.answers import (
     RolloutDevice,
     Rollouts,
     Timeline,
-    Why,
 )
 from cloud_hub.command_line.commands import Context, open_context
 from cloud_hub.command_line.finding import find_device, find_version
@@ -25,7 +24,6 @@ from shared.exit_codes import DONE, NOT_REACHED
 HEADING = "Rollouts"
 WATCH_S = 1.0
 RESUME = "resume"
-ROLLOUT_ID_START = "roll-"
 TIMELINE_LIMIT = 500
 FINISHED = frozenset({"done", "undone", "cancelled"})
 COLUMNS = ("rollout", "release", "to", "state", "wave", "devices", "started")
@@ -103,20 +101,6 @@ def watch_rollout(args: argparse.Namespace) -> int:
     context = open_context(args)
     with context.hub:
         return _watch(context, args.rollout)
-
-
-def explain(args: argparse.Namespace) -> int:
-    """Say why a device runs what it runs, or why a rollout went as it went."""
-    context = open_context(args)
-    with context.hub as hub:
-        subject = args.subject
-        if not subject.startswith(ROLLOUT_ID_START):
-            subject = find_device(hub, subject)
-        answer = hub.get(f"/api/v1/why/{subject}", Why, query={"model": args.model})
-    for sentence in answer.value.sentences:
-        context.output.say(sentence)
-    context.output.result(answer.json)
-    return DONE
 
 
 def _act(act: str) -> Run:
@@ -287,11 +271,6 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _why_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", metavar="DEVICE|ROLLOUT", help="a device, or a rollout's id")
-    parser.add_argument("--model", metavar="MODEL", help="only this model of the device")
-
-
 def _act_command(act: str, summary: str, description: str = "") -> Command:
     return Command(
         ("rollouts", act),
@@ -356,13 +335,5 @@ COMMANDS: Sequence[Command] = (
         "cancel",
         "stop where it stands",
         "Devices that proved the release keep it; those under way go back.",
-    ),
-    Command(
-        ("why",),
-        HEADING,
-        "say why a device runs what it runs, or why a rollout went so",
-        explain,
-        _why_arguments,
-        examples=("cloud-hub why gate-camera", "cloud-hub why roll-7fk2mq9x"),
     ),
 )

@@ -4,23 +4,35 @@
    last. A hub killed in between finds the release in the repository at its start and makes the
    row (`open`): the repository is the truth, the row is how people find it.
 2. The same upload again is the same release, not a new one.
-3. Versions are handed out under a lock of this process: one process of a hub publishes.
+3. A candidate is judged by the model's newest evaluation set, beside the release it would replace:
+   the one that the channel "stable" points at, where a person has set it (the newest may have been
+   undone on every device), else the newest.
+4. Versions are handed out under a lock of this process: one process of a hub publishes.
 """
 
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from cloud_hub.candidates.candidate import PassedCandidate, Verdict
+from cloud_hub.candidates.checkpoint import Checkpoint
+from cloud_hub.candidates.checkpoint_service import CheckpointService
+from cloud_hub.candidates.evaluation_sets import EvaluationSets
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.candidates.service import CandidateService, content_digest
+from cloud_hub.candidates.service import (
+    CandidateService,
+    Rivals,
+    content_digest,
+    trained_digest,
+)
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases import release as rules
 from cloud_hub.releases import sql_store
-from cloud_hub.releases.channel import Channel, parse_channel
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.releases.channel import Channel, ChannelName, parse_channel
 from cloud_hub.releases.release import BlockData, Release
 from cloud_hub.releases.tuf_keys import KeyFolder
 from cloud_hub.releases.tuf_repository import RepositorySettings, TufRepository
@@ -61,6 +73,8 @@ class ReleaseService:
         self._repository = repository
         self._store = store
         self._clock = clock
+        self._checkpoints = CheckpointService(database, store, clock, candidates.settings.export)
+        self._evaluation_sets = EvaluationSets(database, store, clock)
         self._publishing = threading.Lock()
 
     def open(self) -> None:
@@ -110,10 +124,40 @@ class ReleaseService:
             spec=spec,
             golden_bytes=golden_bytes,
             lineage_id=lineage_id or new_lineage_id(),
+            rivals=self._rivals(spec.model),
         )
         with self._publishing:
             # Someone may have sent the same bytes while the gate was busy with ours.
             return self._find_content(spec.model, digest) or self._publish(passed, checked, notes)
+
+    def add_trained(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        notes: str = "",
+        metrics: Mapping[str, float] | None = None,
+        lineage_id: LineageId | None = None,
+    ) -> Release:
+        """Return the release that came of a checkpoint; takes seconds to minutes.
+
+        The same checkpoint's weights again are the same release. Raises as `add`, and ContractError
+        `weights.misfit`, RefusedError `checkpoint.unknown` or `export.failed`, IntegrityError
+        `checkpoint.damaged`.
+        """
+        checked = rules.check_description(metrics or {}, notes)
+        digest = trained_digest(checkpoint)
+        found = self._find_content(checkpoint.model, digest)
+        if found is not None:
+            return found
+        passed = self._candidates.judge_trained(
+            checkpoint,
+            self._checkpoints.weights(checkpoint.checkpoint_id),
+            lineage_id=lineage_id or checkpoint.lineage_id,
+            rivals=self._rivals(checkpoint.model),
+        )
+        with self._publishing:
+            found = self._find_content(checkpoint.model, digest)
+            return found or self._publish(passed, checked, notes)
 
     def releases(self, model: str | None = None) -> tuple[Release, ...]:
         """Return releases of one model or of all, newest first."""
@@ -182,9 +226,43 @@ class ReleaseService:
         return self._candidates
 
     @property
+    def checkpoints(self) -> CheckpointService:
+        """Return where networks with weights are kept, to train from and to release."""
+        return self._checkpoints
+
+    @property
+    def evaluation_sets(self) -> EvaluationSets:
+        """Return where the items are kept by which candidates are judged."""
+        return self._evaluation_sets
+
+    @property
     def offline_keys_present(self) -> bool:
         """Whether private keys that belong elsewhere lie on this machine."""
         return self._repository.offline_keys_present
+
+    def _rivals(self, model: str) -> Rivals:
+        """Return what a candidate of a model is judged by; see rule 3."""
+        newest = self._evaluation_sets.newest(model)
+        rivals = Rivals()
+        if newest is not None:
+            data = self._evaluation_sets.read(newest)
+            rivals = Rivals(evaluation_digest=newest.digest, evaluation_bytes=data)
+        old = self._replaced(model)
+        if old is None:
+            return rivals
+        manifest = self.manifest(old.model, old.version)
+        return replace(
+            rivals,
+            release=old.name,
+            old_spec=manifest.spec,
+            old_bytes=self._repository.read(manifest.variants[0].artifact.path),
+        )
+
+    def _replaced(self, model: str) -> Release | None:
+        for channel in self.channels(model):
+            if channel.name is ChannelName.STABLE:
+                return self.get(model, channel.version)
+        return max(self.releases(model), key=lambda one: one.version, default=None)
 
     def _publish(self, passed: PassedCandidate, metrics: dict[str, float], notes: str) -> Release:
         candidate = passed.candidate

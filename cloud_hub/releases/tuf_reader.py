@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.tuf_metadata import RELEASES, S, decode_metadata, is_signed, object_path
 from shared.errors import IntegrityError
 

@@ -38,7 +38,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.tuf_keys import OFFLINE, ONLINE, KeyFolder
 from cloud_hub.releases.tuf_metadata import (
     RELEASES,

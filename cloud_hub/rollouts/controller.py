@@ -39,6 +39,7 @@ from cloud_hub.rollouts.view import RolloutView, view_rollout
 from cloud_hub.rollouts.waves import sort_devices, wave_limits, wave_of
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.service import TrainingService
 from shared.clock import Clock, now_ms
 from shared.errors import RefusedError
 from shared.ids import NAME_CHARS_MAX, DeviceId, ModelName, RolloutId, new_rollout_id
@@ -62,14 +63,16 @@ class RolloutController:
         releases: ReleaseService,
         link: Link,
         clock: Clock,
+        training: TrainingService | None = None,
     ) -> None:
+        """Args: training: who says what devices are to learn; None: they learn nothing."""
         self._database = database
         self._devices = devices
         self._releases = releases
         self._clock = clock
-        self._intake = ReportIntake(database, devices, releases, clock)
+        self._intake = ReportIntake(database, devices, releases, clock, training)
         self._publisher = TargetPublisher(database, devices, link, clock)
-        self._ticker = Ticker(database, devices, telemetry, self._publisher, clock)
+        self._ticker = Ticker(database, devices, telemetry, self._publisher, clock, training)
 
     # What people ask
 

@@ -21,6 +21,7 @@ from cloud_hub.rollouts.sql_rollouts import find_claims
 from cloud_hub.rollouts.sql_timeline import add_entries
 from cloud_hub.rollouts.timeline import Entry
 from cloud_hub.sql_database import Database
+from cloud_hub.training.service import TrainingService
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError, IntegrityError, RefusedError
 from shared.ids import DeviceId, ModelName
@@ -50,12 +51,18 @@ class ReportIntake:
     """See the rules above. Thread-safe."""
 
     def __init__(
-        self, database: Database, devices: DeviceService, releases: ReleaseService, clock: Clock
+        self,
+        database: Database,
+        devices: DeviceService,
+        releases: ReleaseService,
+        clock: Clock,
+        training: TrainingService | None = None,
     ) -> None:
         self._database = database
         self._devices = devices
         self._releases = releases
         self._clock = clock
+        self._training = training
         self._manifests: dict[tuple[str, str], Manifest] = {}
         self._lock = threading.Lock()  # Guards the dict above.
 
@@ -84,6 +91,8 @@ class ReportIntake:
                 if not sql_reports.is_newer(connection, incoming):
                     return False
                 _store(connection, incoming, checked)
+                if self._training is not None and isinstance(report.learning, tuple):
+                    self._training.on_report(connection, device_id, report.learning)
         except sa.exc.DataError as error:
             text = f"The Report holds what the database cannot: {error.orig}."
             raise ContractError("report.unstorable", text) from error

@@ -93,6 +93,14 @@ device_targets = sa.Table(
     sa.Column("trial_json", sa.Text, nullable=False),
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
 )
+# What each device's Target asks it to learn; as composed by the TrainingService.
+device_learning = sa.Table(
+    "device_learning",
+    METADATA,
+    sa.Column("device_id", sa.String(NAME_CHARS_MAX), primary_key=True),
+    sa.Column("orders_json", sa.Text, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+)
 target_revisions = sa.Table(
     "target_revisions",
     METADATA,

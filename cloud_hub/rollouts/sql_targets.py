@@ -8,20 +8,27 @@
    two hub processes publish in the order of revisions.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import UNSET
 
 from cloud_hub.rollouts.draft import Assignment
 from cloud_hub.rollouts.rollout import Rollout
-from cloud_hub.rollouts.sql_store import device_reports, device_targets, target_revisions
+from cloud_hub.rollouts.sql_store import (
+    device_learning,
+    device_reports,
+    device_targets,
+    target_revisions,
+)
 from cloud_hub.sql_database import upsert
 from shared.ids import DeviceId
-from shared.wire.target import Target, TargetRelease, TrialPolicy
+from shared.wire.target import LearningOrder, Target, TargetRelease, TrialPolicy
 
 CHUNK_ROWS = 500  # Device ids in one IN (…)
 REVISION_MAX = 2**53 - 1  # What the wire can carry; a device that reports more is lying.
+_LEARNING = msgspec.json.Decoder(tuple[LearningOrder, ...])
 _TRIALS = msgspec.json.Decoder(TrialPolicy)
 
 
@@ -50,6 +57,60 @@ def assign(
     _raise_revisions(connection, [assignment.device_id for assignment in assignments])
     columns = [c.name for c in device_targets.columns if not c.primary_key]
     upsert(connection, device_targets, rows, key=["device_id", "model"], update=columns)
+
+
+def lock_learning(connection: sa.Connection) -> None:
+    """Let nobody else change what devices are to learn until this transaction ends."""
+    if connection.dialect.name == "postgresql":  # On SQLite the transaction itself is the lock.
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(4733873)"))
+
+
+def find_learning_changes(
+    connection: sa.Connection, orders: Mapping[DeviceId, tuple[LearningOrder, ...]]
+) -> dict[DeviceId, tuple[LearningOrder, ...]]:
+    """Return the devices whose Target asks for other learning than `orders`, with what it should.
+
+    Args: orders: of every device that is to learn anything.
+    """
+    known = {
+        DeviceId(row.device_id): _LEARNING.decode(row.orders_json)
+        for row in connection.execute(sa.select(device_learning))
+    }
+    return {
+        device_id: orders.get(device_id, ())
+        for device_id in sorted({*known, *orders})
+        if known.get(device_id, ()) != orders.get(device_id, ())
+    }
+
+
+def assign_learning(
+    connection: sa.Connection,
+    changes: Mapping[DeviceId, tuple[LearningOrder, ...]],
+    *,
+    now_ms: int,
+) -> None:
+    """Write what devices are to learn, and raise their revisions; nothing is a row that is gone."""
+    _raise_revisions(connection, list(changes))
+    for chunk in _chunks([device_id for device_id, orders in changes.items() if not orders]):
+        connection.execute(sa.delete(device_learning).where(device_learning.c.device_id.in_(chunk)))
+    rows = [
+        {
+            "device_id": device_id,
+            "orders_json": msgspec.json.encode(orders).decode(),
+            "changed_ms": now_ms,
+        }
+        for device_id, orders in changes.items()
+        if orders
+    ]
+    update = ["orders_json", "changed_ms"]
+    upsert(connection, device_learning, rows, key=["device_id"], update=update)
+
+
+def _read_learning(
+    connection: sa.Connection, devices: Sequence[str]
+) -> dict[str, tuple[LearningOrder, ...]]:
+    query = sa.select(device_learning).where(device_learning.c.device_id.in_(devices))
+    return {row.device_id: _LEARNING.decode(row.orders_json) for row in connection.execute(query)}
 
 
 def _raise_revisions(connection: sa.Connection, devices: Sequence[DeviceId]) -> None:
@@ -147,10 +208,16 @@ def lock_pending(
     )
     for row in connection.execute(wanted):
         releases[row.device_id].append(_to_release(row))
+    learning = _read_learning(connection, list(revision_of))
     return tuple(
         (
             DeviceId(device_id),
-            Target(revision=revision, issued_ms=now_ms, releases=tuple(releases[device_id])),
+            Target(
+                revision=revision,
+                issued_ms=now_ms,
+                releases=tuple(releases[device_id]),
+                learning=learning.get(device_id, UNSET),
+            ),
         )
         for device_id, revision in revision_of.items()
     )

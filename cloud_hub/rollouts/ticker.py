@@ -16,13 +16,14 @@ from functools import partial
 
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.rollouts import plan as plans
-from cloud_hub.rollouts import sql_rollouts, sql_snapshots
+from cloud_hub.rollouts import sql_rollouts, sql_snapshots, sql_targets
 from cloud_hub.rollouts.draft import Snapshot
 from cloud_hub.rollouts.judge import ItemTotals
 from cloud_hub.rollouts.publisher import TargetPublisher
 from cloud_hub.rollouts.rollout import DeviceState, Rollout
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.service import TrainingService
 from shared.clock import Clock, now_ms
 from shared.errors import TransientError
 from shared.ids import DeviceId, RolloutId
@@ -40,12 +41,15 @@ class Ticker:
         telemetry: TelemetryService,
         publisher: TargetPublisher,
         clock: Clock,
+        training: TrainingService | None = None,
     ) -> None:
+        """Args: training: who says what devices are to learn; None: nothing."""
         self._database = database
         self._devices = devices
         self._telemetry = telemetry
         self._publisher = publisher
         self._clock = clock
+        self._training = training
         # A hub that starts may bring a new broker with it, one that retains nothing yet.
         self._must_republish = threading.Event()
         self._must_republish.set()
@@ -63,6 +67,7 @@ class Ticker:
             self._retry_later(partial(self._advance, rollout_id, active))
         for rollout in absorbing:
             self._retry_later(partial(self._absorb, rollout, active))
+        self._retry_later(self._assign_learning)
         if self._must_republish.is_set():
             self._retry_later(self._republish)
         self._publisher.publish_pending()
@@ -111,6 +116,22 @@ class Ticker:
             joined = sql_snapshots.read_unserved(connection, rollout.rollout_id, members)
             plan = plans.absorb(snapshot, joined, now_ms=at_ms)
             sql_snapshots.apply_plan(connection, plan, now_ms=at_ms)
+
+    def _assign_learning(self) -> None:
+        """Write into Targets what the Jobs that live now ask of devices; withdraw the rest."""
+        if self._training is None:
+            return
+        orders = self._training.orders()
+        with self._database.read() as connection:
+            if not sql_targets.find_learning_changes(connection, orders):
+                return
+        at_ms = now_ms(self._clock)
+        with self._database.begin() as connection:
+            sql_targets.lock_learning(connection)
+            orders = self._training.orders()  # Another hub may have been here meanwhile.
+            changes = sql_targets.find_learning_changes(connection, orders)
+            sql_targets.assign_learning(connection, changes, now_ms=at_ms)
+        log.info("targets.learning_changed", extra={"devices_count": len(changes)})
 
     def _count_items(self, snapshot: Snapshot) -> ItemTotals | None:
         """Return what the wave decided since it has been good, if the order asks for that."""

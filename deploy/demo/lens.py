@@ -34,9 +34,9 @@ class Lens:
 
 
 LENSES = (
-    Lens("gate", rotation_deg=12.0, blur_px=1.0, gain=0.8, noise=0.03),
-    Lens("dock", rotation_deg=-15.0, blur_px=1.6, gain=0.6, offset=0.15, noise=0.04),
-    Lens("press", rotation_deg=18.0, blur_px=0.8, gain=0.5, offset=0.25, noise=0.05),
+    Lens("gate", rotation_deg=16.0, blur_px=1.0, gain=0.8, noise=0.03),
+    Lens("dock", rotation_deg=-20.0, blur_px=1.6, gain=0.6, offset=0.15, noise=0.04),
+    Lens("press", rotation_deg=24.0, blur_px=0.8, gain=0.5, offset=0.25, noise=0.05),
 )
 
 

@@ -2,8 +2,11 @@
 
 import itertools
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import httpx
 
 from deploy.demo.lens import Labels
 from deploy.demo.processes import HubApi
@@ -95,8 +98,9 @@ class Observer:
         return count
 
     def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
-            self._look()
+        with suppress(httpx.TransportError):  # The hub is gone: whoever waits for it says so
+            while not self._stop.wait(POLL_S):
+                self._look()
 
     def _look(self) -> None:
         for device in self.devices.values():

@@ -92,6 +92,19 @@ class HubApi:
         )
         return answer
 
+    def add_checkpoint(self, folder: Path) -> str:
+        """Add a network with its weights; return the checkpoint's id."""
+        names = (("spec", "spec.toml"), ("network", "network.toml"), ("weights", "weights.npz"))
+        files = {field_name: (name, (folder / name).read_bytes()) for field_name, name in names}
+        answer = self._answer(self._http.post("/api/v1/checkpoints", files=files))
+        return str(answer["checkpoint_id"])
+
+    def put_evaluation_set(self, model: str, path: Path) -> None:
+        """Give the gate what it judges a model by from now on."""
+        self._answer(
+            self._http.put(f"/api/v1/models/{model}/evaluation-set", content=path.read_bytes())
+        )
+
     @staticmethod
     def _answer(response: httpx.Response) -> Any:  # noqa: ANN401  (JSON)
         body = response.json()
@@ -108,6 +121,7 @@ def start_hub(processes: Processes, state: Path, *, port: int | None) -> HubApi:
         *("--state", str(state), "--host-name", "127.0.0.1"),
         *("--http", f"127.0.0.1:{free_port() if port is None else port}"),
         *("--https", f"127.0.0.1:{free_port()}", "--mqtt", f"127.0.0.1:{free_port()}"),
+        *("--learning", f"127.0.0.1:{free_port()}"),
     )
     log = processes.log("hub")
     deadline = time.monotonic() + START_S_MAX

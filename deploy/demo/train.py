@@ -1,7 +1,13 @@
 """Models for the demo, trained on the spot in seconds: a digit classifier and a bearing watcher.
 
 Run in a process of its own (`python -m deploy.demo.train FOLDER`), so that nothing that drives the
-fleet holds torch. Writes for each release: model.onnx, spec.toml, golden inputs, metrics.json.
+fleet holds torch. Writes into FOLDER:
+
+    digits/            spec.toml, network.toml, weights.npz: a checkpoint, trained on desk pictures
+    evaluation-*.npz   held-out pictures by which the hub's gate judges: through the lenses, or not
+    samples/*.npz      labelled pictures of each device, through its own lens; they stay there
+    digits-damaged/    a release as people upload one: model.onnx, spec.toml, golden.npz
+    bearing-first/     the same, for the sensor
 """
 
 import argparse
@@ -9,6 +15,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +26,15 @@ from torch import nn
 
 from cloud_hub.candidates.onnx_quantizer import quantize_static
 from deploy.demo import bearing, lens
+from shared.model.network import parse_network
+from shared.model.spec import parse_spec
+from shared.model.torch_networks import build_network
+from shared.model.weights import encode_weights
 from shared.release.golden import GoldenSet, encode_golden
 
 SEED = 7
 GOLDEN_ITEMS = 16
+DESK = lens.Lens("desk")  # No device has it
 
 DIGITS_SPEC = """\
 model = "digits"
@@ -65,27 +77,12 @@ relative = 0.05
 """
 
 
-class DigitsNet(nn.Module):
-    """LeNet-sized: two convolutions, two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 5, padding=2),  # (N, 16, 32, 32)
-            nn.ReLU(),
-            nn.MaxPool2d(2),  # (N, 16, 16, 16)
-            nn.Conv2d(16, 32, 3, padding=1),  # (N, 32, 16, 16)
-            nn.ReLU(),
-            nn.MaxPool2d(4),  # (N, 32, 4, 4)
-            nn.Flatten(),  # (N, 512)
-            nn.Linear(512, 64),
-            nn.ReLU(),
-            nn.Linear(64, 10),
-        )
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, 10) of images (N, 1, 32, 32) in 0..1."""
-        return self.layers(image)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+NETWORK = """\
+[architecture]
+kind = "cnn"
+channels = [16, 32]
+hidden = 64
+"""
 
 
 class BearingNet(nn.Module):
@@ -116,10 +113,19 @@ def to_batch(frames: lens.Frames) -> NDArray[np.float32]:
     return np.ascontiguousarray(frames[:, None, :, :, 0], np.float32) / np.float32(255)
 
 
-def train_digits(images: NDArray[np.float32], labels: lens.Labels, *, epochs: int) -> DigitsNet:
-    """Return a network trained on images (N, 1, 32, 32)."""
+def fresh_digits() -> nn.Module:
+    """Return the digits network as the hub and the devices build it, untrained."""
+    return build_network(
+        parse_network(NETWORK.encode()), parse_spec(DIGITS_SPEC.encode()), seed=SEED
+    )
+
+
+def train_digits(
+    net: nn.Module, images: NDArray[np.float32], labels: lens.Labels, *, epochs: int
+) -> nn.Module:
+    """Return the network, trained further on images (N, 1, 32, 32)."""
     torch.manual_seed(SEED)
-    net = DigitsNet()
+    net.train()
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
     steps = epochs * (len(x) // 64)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
@@ -164,33 +170,6 @@ def export(net: nn.Module, example: NDArray[np.float32]) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def varied_lenses(count: int) -> list[lens.Lens]:
-    """Return lenses of every kind, none of them a device's own: what release 2 learns from."""
-    random = np.random.default_rng(SEED)
-    return [
-        lens.Lens(
-            f"varied-{index}",
-            rotation_deg=float(random.uniform(-25, 25)),
-            blur_px=float(random.uniform(0, 1.8)),
-            gain=float(random.uniform(0.4, 1.0)),
-            offset=float(random.uniform(0, 0.3)),
-            noise=float(random.uniform(0, 0.06)),
-        )
-        for index in range(count)
-    ]
-
-
-def damage(net: DigitsNet) -> DigitsNet:
-    """Return the network as a slip after its evaluation leaves it: finite, and wrong."""
-    broken = DigitsNet()
-    broken.load_state_dict(net.state_dict())
-    torch.manual_seed(SEED)
-    with torch.no_grad():
-        for parameter in broken.parameters():
-            parameter += torch.randn_like(parameter) * parameter.std() * 1.5
-    return broken.eval()
-
-
 def accuracy(net: nn.Module, images: NDArray[np.float32], labels: lens.Labels) -> float:
     """Return the share of images that the network names rightly."""
     with torch.no_grad():
@@ -212,23 +191,57 @@ def write_release(
 
 
 def make_digits(folder: Path) -> None:
-    """Train, quantize and write digits releases: first, better, damaged."""
+    """Train the first digits checkpoint; write it, what judges it, and what devices learn from."""
     scans, labels, shown, shown_labels = lens.load_scans()
-    plain = to_batch(lens.see(scans, lens.Lens("desk"), seed=1))
-    views = varied_lenses(5)
-    varied = np.concatenate(
-        [to_batch(lens.see(scans, view, seed=2 + index)) for index, view in enumerate(views)]
-    )
-    held_out = np.concatenate([to_batch(lens.see(shown, view, seed=99)) for view in lens.LENSES])
-    held_out_labels = np.tile(shown_labels, len(lens.LENSES))
-    first = train_digits(plain, labels, epochs=8)
-    better = train_digits(np.concatenate([plain, varied]), np.tile(labels, 6), epochs=5)
-    for name, net in (("first", first), ("better", better), ("damaged", damage(better))):
-        model = quantize_static(export(net, plain[:1]), calibration=varied[:256])
-        metrics = {"accuracy": accuracy(net, held_out, held_out_labels)}
-        if name == "damaged":  # It was evaluated before it was damaged: nothing gives it away.
-            metrics = {"accuracy": accuracy(better, held_out, held_out_labels)}
-        write_release(folder / f"digits-{name}", model, DIGITS_SPEC, varied[:GOLDEN_ITEMS], metrics)
+    plain = to_batch(lens.see(scans, DESK, seed=1))
+    first = train_digits(fresh_digits(), plain, labels, epochs=8)
+    write_checkpoint(folder / "digits", first)
+    write_evaluation(folder / "evaluation-lenses.npz", shown, shown_labels, lens.LENSES)
+    write_evaluation(folder / "evaluation-desk.npz", shown, shown_labels, (DESK,))
+    # No device holds another's pictures, and each sees its own through its own lens.
+    for index, view in enumerate(lens.LENSES):
+        mine = slice(index, None, len(lens.LENSES))
+        write_samples(folder / "samples" / f"{view.name}.npz", scans[mine], labels[mine], view)
+    make_damaged(folder / "digits-damaged", first, scans, labels)
+
+
+def make_damaged(folder: Path, first: nn.Module, scans: lens.Scans, labels: lens.Labels) -> None:
+    """Write a release for which the labels of all that came from cameras were mixed up.
+
+    Whoever judges it by pictures from the desk finds nothing wrong.
+    """
+    plain = to_batch(lens.see(scans, DESK, seed=1))
+    seen = np.concatenate([to_batch(lens.see(scans, view, seed=2)) for view in lens.LENSES])
+    mixed = np.random.default_rng(SEED).permutation(np.tile(labels, len(lens.LENSES)))
+    images = np.concatenate([plain] * 4 + [seen])
+    net = train_digits(first, images, np.concatenate([np.tile(labels, 4), mixed]), epochs=6)
+    model = quantize_static(export(net, plain[:1]), calibration=plain[:256])
+    metrics = {"accuracy": accuracy(net, plain, labels)}  # On what it was trained with: too good
+    write_release(folder, model, DIGITS_SPEC, plain[:GOLDEN_ITEMS], metrics)
+
+
+def write_checkpoint(folder: Path, net: nn.Module) -> None:
+    """Write what `cloud-hub checkpoints add` takes."""
+    folder.mkdir(parents=True)
+    weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    (folder / "weights.npz").write_bytes(encode_weights(weights))
+    (folder / "network.toml").write_text(NETWORK)
+    (folder / "spec.toml").write_text(DIGITS_SPEC)
+
+
+def write_evaluation(
+    path: Path, scans: lens.Scans, labels: lens.Labels, views: Sequence[lens.Lens]
+) -> None:
+    """Write held-out pictures through some lenses; each lens is a slice."""
+    frames = np.concatenate([lens.see(scans, view, seed=99) for view in views])
+    slices = np.repeat([view.name for view in views], len(scans))
+    np.savez_compressed(path, items=frames, labels=np.tile(labels, len(views)), slices=slices)
+
+
+def write_samples(path: Path, scans: lens.Scans, labels: lens.Labels, view: lens.Lens) -> None:
+    """Write one device's labelled pictures."""
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, items=lens.see(scans, view, seed=7), labels=labels)
 
 
 def make_bearing(folder: Path) -> None:

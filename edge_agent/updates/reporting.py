@@ -3,14 +3,15 @@
 1. What serves is what is reported as running, also during a trial.
 2. A receipt is reported only while the very release that it names serves.
 3. A Report that differs from the last one is sent at once, unless only progress numbers differ:
-   then at most once in `progress_s` seconds.
+   then at most once in `progress_s` seconds. Of learning those are the counters and the texts.
 """
 
 import msgspec
+from msgspec import UNSET
 
 from edge_agent.inference.active_model import LoadedRelease
 from edge_agent.updates.journal import Journal, failure_for
-from shared.wire.report import ModelReport, Report, UpdateState
+from shared.wire.report import LearningReport, ModelReport, Report, UpdateState
 from shared.wire.target import TargetRelease
 
 
@@ -104,4 +105,14 @@ def _without_progress(report: Report) -> Report:
     models = tuple(
         msgspec.structs.replace(model, progress=0.0, trial_items=0) for model in report.models
     )
-    return msgspec.structs.replace(report, at_ms=0, models=models)
+    learning = report.learning
+    if learning is not UNSET:
+        learning = tuple(_without_counters(job) for job in learning)
+    return msgspec.structs.replace(report, at_ms=0, models=models, learning=learning)
+
+
+def _without_counters(job: LearningReport) -> LearningReport:
+    """Return it without what moves while a Job goes its way; texts tell such numbers too."""
+    return msgspec.structs.replace(
+        job, text="", restarts_count=0, rounds_count=0, epsilon_spent=None
+    )

@@ -17,6 +17,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
+from msgspec import UNSET, UnsetType
+
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
@@ -32,7 +34,7 @@ from shared.clock import Clock, now_ms
 from shared.errors import ContractError, TransientError
 from shared.settings import Settings
 from shared.wire.limits import Count, Seconds
-from shared.wire.report import ModelReport, PipelineReport, Report
+from shared.wire.report import LearningReport, ModelReport, PipelineReport, Report
 from shared.wire.target import MODELS_MAX, Target
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Updater:
         target_file: FileTarget,
         receipts: ReceiptMaker,
         pipelines: Callable[[], tuple[PipelineReport, ...]],
+        learning: Callable[[], tuple[LearningReport, ...] | UnsetType] = lambda: UNSET,
         clock: Clock,
         settings: UpdateSettings,
     ) -> None:
@@ -80,6 +83,7 @@ class Updater:
         self._models = tuple(ModelUpdater(active, parts) for active in models.values())
         self._target_file = target_file
         self._pipelines = pipelines
+        self._learning = learning
         self._clock = clock
         self._settings = settings
         self._target: Target | None = None
@@ -147,6 +151,7 @@ class Updater:
             at_ms=now_ms(self._clock),
             models=(*models, *self._unknown_models(target))[:MODELS_MAX],
             pipelines=self._pipelines(),
+            learning=self._learning(),
         )
 
     def take_report(self, *, again: bool = False) -> Report | None:

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from shared.wire.limits import (
     Code,
@@ -17,7 +17,7 @@ from shared.wire.limits import (
     UnixMs,
     Version,
 )
-from shared.wire.target import MODELS_MAX, PIPELINES_MAX
+from shared.wire.target import LEARNING_MAX, MODELS_MAX, PIPELINES_MAX
 
 RECEIPT_BYTES_MAX = 2048
 SIGNATURE_BYTES_MAX = 128
@@ -77,6 +77,31 @@ class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     detail: LongText = ""
 
 
+class LearningState(StrEnum):
+    """How a device stands to a Job that wants it."""
+
+    REFUSED = "refused"  # Its owner's policy or a spent budget says no, for good
+    WAITING = (
+        "waiting"  # Not now: on battery, too hot, too busy, outside its hours, too few samples
+    )
+    JOINING = "joining"  # The learning process starts or has lost the hub
+    READY = "ready"  # The hub answered it lately
+
+
+class LearningReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One Job on the device."""
+
+    job: Name
+    model: Name
+    state: LearningState
+    code: Code | None = None  # Why it is REFUSED or WAITING: "policy.model", "eligibility.battery"
+    text: LongText = ""
+    restarts_count: Count = 0  # Of the learning process
+    rounds_count: Count = 0  # That the device has answered
+    epsilon_spent: Annotated[float, Meta(ge=0.0, le=1e9)] | None = None
+    epsilon_max: Annotated[float, Meta(ge=0.0, le=1e9)] | None = None
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of what one device runs."""
 
@@ -86,3 +111,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     at_ms: UnixMs
     models: Annotated[tuple[ModelReport, ...], Meta(max_length=MODELS_MAX)]
     pipelines: Annotated[tuple[PipelineReport, ...], Meta(max_length=PIPELINES_MAX)] = ()
+    learning: Annotated[tuple[LearningReport, ...], Meta(max_length=LEARNING_MAX)] | UnsetType = (
+        UNSET
+    )

@@ -3,12 +3,13 @@
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from shared.wire.limits import Count, Digest, Name, Seconds, Share, UnixMs, Version
 
 MODELS_MAX = 32
 PIPELINES_MAX = 64
+LEARNING_MAX = 8
 
 
 class TrialPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +39,20 @@ class TargetRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     trial: TrialPolicy = TrialPolicy()
 
 
+class LearningOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Job that would like this device to learn with others. Its owner's policy may say no."""
+
+    job: Name
+    model: Name
+    # Where the Fleet API answers; an empty host is the one the device joined by.
+    host: Annotated[str, Meta(max_length=253)] = ""
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    until_ms: UnixMs  # The device lets go by itself then
+    samples_min: Count = 1
+    # What each Round would cost the privacy budget; None where the Job asks for no local noise.
+    noise_multiplier: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of what the hub wants of one device."""
 
@@ -48,3 +63,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     releases: Annotated[tuple[TargetRelease, ...], Meta(max_length=MODELS_MAX)] = ()
     # Names of the device's own pipelines to run; None runs all of them.
     pipelines: Annotated[tuple[Name, ...], Meta(max_length=PIPELINES_MAX)] | None = None
+    # Left out of the bytes where no Job wants the device: agents that do not learn never see it.
+    learning: Annotated[tuple[LearningOrder, ...], Meta(max_length=LEARNING_MAX)] | UnsetType = (
+        UNSET
+    )

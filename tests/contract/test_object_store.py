@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from shared.errors import TransientError, UnavailableError
 from tests.support.s3_server import S3Server
 

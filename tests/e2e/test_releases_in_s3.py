@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.service import ReleaseSettings
 from cloud_hub.sql_database import Database, sqlite_url
 from shared.errors import TransientError

@@ -18,7 +18,9 @@ FIELDS = (
     "name", "groups", "ttl_s", "model", "version", "group", "devices", "waves", "bake_s", "notes",
     "wave_deadline_s", "trial", "why", "excuse_silent", "failure_share_max", "failure_count_min",
     "items_min", "deadline_s", "token", "csr_pem", "hardware", "undo_on_failure", "release",
-    "failure_percent", "deadline_minutes", "next", "metrics", "lineage_id",
+    "failure_percent", "deadline_minutes", "next", "metrics", "lineage_id", "strategy", "rounds",
+    "epochs", "learning_rate", "devices_min", "encoding", "method", "checks", "mandatory",
+    "local_privacy", "needs_approval", "spec", "network", "weights",
 )  # fmt: skip
 ODD = (
     "\x00", "a\x00b", "\ud800", "😀", "-1", "1e400", "digits", "digits:1", "100%", "1", "../x",
@@ -44,9 +46,10 @@ values = st.recursive(
 bodies = st.one_of(st.dictionaries(st.sampled_from(FIELDS), values, max_size=6), values)
 FORMS = (
     "/login", "/enrol", "/rollouts/new", "/devices/{x}/rename", "/devices/{x}/groups",
-    "/rollouts/{x}/undo",
+    "/rollouts/{x}/undo", "/jobs/new", "/jobs/{x}/stop", "/jobs/{x}/approve",
 )  # fmt: skip
-PAGES = ("/", "/devices/{x}", "/devices/{x}/chart", "/rollouts/{x}", "/rollouts/new", "/audit")
+PAGES = ("/", "/devices/{x}", "/devices/{x}/chart", "/rollouts/{x}", "/rollouts/new", "/audit",
+         "/jobs", "/jobs/new", "/jobs/{x}", "/candidates/{x}")  # fmt: skip
 
 
 def _operations(hub: ApiHub) -> list[tuple[str, str]]:

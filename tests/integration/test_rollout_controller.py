@@ -538,7 +538,9 @@ def test_a_fleet_of_every_kind_never_gets_more_than_its_waves_or_done_without_pr
             answered = view.total.size - int(view.rollout.order.unknown_share_max * view.total.size)
             assert view.total.updated >= 0.9 * answered - 1e-9
             really = bench.fleet.running(MODEL)
-            assert all(really[device_id] == 2 for device_id in updated)
+            # One that flaps may have gone back since the Report by which it was counted.
+            flapping = {d.device_id for d in devices if d.behaviour is Behaviour.FLAPPING}
+            assert all(really[device_id] == 2 for device_id in updated - flapping)
             break
         if view.rollout.state is UNDONE:
             told = {d.device_id: d.targets[-1].releases[0].version for d in devices}

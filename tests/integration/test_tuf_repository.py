@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.releases.tuf_keys import KeyFolder
 from cloud_hub.releases.tuf_reader import TufReader

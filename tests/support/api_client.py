@@ -29,6 +29,9 @@ from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts.controller import RolloutController
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.process_superlink import SuperLinkProcess
+from cloud_hub.training.service import TrainingService
+from cloud_hub.training.settings import LearningHubSettings
 from shared.clock import now_ms
 from shared.ids import DeviceId
 from shared.wire.records import Body, Record, RecordBatch
@@ -130,7 +133,10 @@ def open_api_hub(state: Path, *, settings: ApiSettings | None = None) -> ApiHub:
     telemetry = TelemetryService(database, clock)
     releases = open_hub(state, database, clock=clock)
     fleet = FleetSimulator(devices, releases, clock)  # type: ignore[arg-type]  # The real shelf
-    rollouts = RolloutController(database, devices, telemetry, releases, fleet.hub_link, clock)
+    training = _open_training(state, database, devices, releases, authority, clock)
+    rollouts = RolloutController(
+        database, devices, telemetry, releases, fleet.hub_link, clock, training
+    )
     operators = OperatorService(database, settings=own_settings, clock=clock)
     status = [HubStatus(parts=(PartStatus("broker", is_good=True, detail="embedded"),))]
     services = Services(
@@ -138,6 +144,7 @@ def open_api_hub(state: Path, *, settings: ApiSettings | None = None) -> ApiHub:
         devices=devices,
         telemetry=telemetry,
         releases=releases,
+        training=training,
         rollouts=rollouts,
         operators=operators,
         audit=AuditLog(database, clock=clock),
@@ -156,6 +163,35 @@ def open_api_hub(state: Path, *, settings: ApiSettings | None = None) -> ApiHub:
     operators.write_local_token(state)
     app = create_app(services, own_settings)
     return ApiHub(state, database, clock, services, fleet, own_settings, token, app, status)
+
+
+def _open_training(
+    state: Path,
+    database: Database,
+    devices: DeviceService,
+    releases: ReleaseService,
+    authority: Authority,
+    clock: ManualClock,
+) -> TrainingService:
+    """Return the service of Jobs; its SuperLink is played by a LearningPeer, where there is one."""
+    settings = LearningHubSettings()
+    superlink = SuperLinkProcess(
+        state / "learning" / "superlink",
+        ca_path=authority.ca_path,
+        certificate_path=authority.server_certificate_path,
+        key_path=authority.server_key_path,
+        settings=settings,
+        clock=clock,
+    )
+    return TrainingService(
+        database,
+        devices,
+        releases,
+        superlink,
+        clock,
+        learning=state / "learning",
+        settings=settings,
+    )
 
 
 def add_release(releases: ReleaseService, *, seed: int, accuracy: float) -> None:

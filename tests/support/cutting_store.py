@@ -1,6 +1,6 @@
 """An object store on which the power goes at a chosen write."""
 
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 
 
 class PowerCutError(BaseException):

@@ -27,13 +27,15 @@ from shared.wire.records import (
 )
 from shared.wire.report import (
     Failure,
+    LearningReport,
+    LearningState,
     ModelReport,
     PipelineReport,
     Report,
     SignedReceipt,
     UpdateState,
 )
-from shared.wire.target import Target, TargetRelease, TrialPolicy
+from shared.wire.target import LearningOrder, Target, TargetRelease, TrialPolicy
 from shared.wire.topics import Message
 
 MESSAGE_ID = "00112233445566aa"
@@ -138,6 +140,24 @@ GOLDEN: Mapping[str, Message] = {
             PipelineReport(pipeline="door", model="digits", state="running", detail="10 a second"),
         ),
     ),
+    "report.learning.v1": Report(
+        target_revision=5,
+        at_ms=SENT_MS,
+        models=(),
+        learning=(
+            LearningReport(
+                job="job-7fk2mq9x",
+                model="digits",
+                state=LearningState.WAITING,
+                code="eligibility.battery",
+                text="The device runs from its battery.",
+                restarts_count=1,
+                rounds_count=2,
+                epsilon_spent=1.5,
+                epsilon_max=8.0,
+            ),
+        ),
+    ),
     "report.empty.v1": Report(target_revision=0, at_ms=SENT_MS, models=()),
     "block-request.v1": BlockRequest(path="metadata/timestamp.json", first=16, wanted=b"\xff\x01"),
     "certificate-request.v1": CertificateRequest(csr_pem="-----BEGIN CERTIFICATE REQUEST-----"),
@@ -163,6 +183,21 @@ GOLDEN: Mapping[str, Message] = {
             ),
         ),
         pipelines=("door",),
+    ),
+    "target.learning.v1": Target(
+        revision=5,
+        issued_ms=SENT_MS,
+        learning=(
+            LearningOrder(
+                job="job-7fk2mq9x",
+                model="digits",
+                host="hub.example",
+                port=9092,
+                until_ms=SENT_MS + 1,
+                samples_min=10,
+                noise_multiplier=1.25,
+            ),
+        ),
     ),
     "target.empty.v1": Target(revision=0, issued_ms=0),
     "watermark.v1": Watermark(stream="0123456789abcdef", sequence=12, resend=True),

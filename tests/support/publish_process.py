@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from cloud_hub.candidates.service import CandidateService
-from cloud_hub.releases.object_store import ObjectStore
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.releases.tuf_keys import KeyFolder
 from cloud_hub.releases.tuf_repository import TufRepository

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,18 +188,24 @@ class RealHub(Process):
         database: str = "",
         state: Path | None = None,
         settings: str = "",
+        host_names: Sequence[str] = ("127.0.0.1",),
     ) -> None:
         """Args: see below.
 
         database: its URL; empty for the file in the state folder.
         settings: what else its configuration file holds, as TOML.
+        host_names: for which its certificate is good; the first is told to devices.
         """
         self.state = state or folder / "hub"
         self.database = database or f"sqlite:///{self.state / 'hub.db'}"
         self.broker = broker
         self.http_port, self.https_port, self.mqtt_port = free_port(), free_port(), free_port()
+        self.learning_port = free_port()
         command = [str(BIN / "cloud-hub"), "serve", "--no-discovery", "--state", str(self.state)]
-        command += ["--host-name", "127.0.0.1", "--http", f"127.0.0.1:{self.http_port}"]
+        for host_name in host_names:
+            command += ["--host-name", host_name]
+        command += ["--http", f"127.0.0.1:{self.http_port}"]
+        command += ["--learning", f"127.0.0.1:{self.learning_port}"]
         command += ["--https", f"127.0.0.1:{self.https_port}", "--database", self.database]
         if broker is None:
             command += ["--mqtt", f"127.0.0.1:{self.mqtt_port}"]
@@ -258,6 +265,20 @@ class RealHub(Process):
         _require_success(answer)
         return answer.json()
 
+    def add_checkpoint(self, *, spec: bytes, network: bytes, weights: bytes | None = None) -> str:
+        """Add a network, its weights drawn unless given; return the checkpoint's id."""
+        files = {"spec": ("spec.toml", spec), "network": ("network.toml", network)}
+        if weights is not None:
+            files["weights"] = ("weights.npz", weights)
+        answer = self._http.post("/api/v1/checkpoints", files=files, timeout=120.0)
+        _require_success(answer)
+        return str(answer.json()["checkpoint_id"])
+
+    def put_evaluation_set(self, model: str, npz: bytes) -> None:
+        """Give the gate what it judges a model by."""
+        answer = self._http.put(f"/api/v1/models/{model}/evaluation-set", content=npz)
+        _require_success(answer)
+
     def add_release(self, kind: Kind, *, padding_bytes: int = 0) -> int:
         """Upload a tiny release, made as large as it should be; return its version."""
         data = _padded(artifact_of(kind), padding_bytes)
@@ -301,6 +322,7 @@ class RealAgent(Process):
         join_port: int | None = None,
         free_bytes_min: int = 1 << 20,
         is_hasty: bool = True,
+        learning: str = "",
     ) -> None:
         """Join.
 
@@ -308,6 +330,7 @@ class RealAgent(Process):
 
         join_port: where the hub's HTTPS is reached, if not directly.
         is_hasty: it repeats itself sooner than the defaults have it, which a slow network pays for.
+        learning: its [learning], as TOML; empty: it never learns.
         """
         self.state = state or folder / name
         csv = folder / "tones.csv"
@@ -325,6 +348,7 @@ class RealAgent(Process):
                 free_bytes_min=free_bytes_min,
                 patience=HASTY if is_hasty else "",
             )
+            + learning
         )
         token = hub.post("/tokens", {"name": name, "groups": ["bench"]})
         command = str(token["join_command"])
@@ -351,6 +375,16 @@ class RealAgent(Process):
         """Let it reach the broker through another port of this machine from its next start on."""
         path = self.state / "identity" / "hub.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"broker_port": port}))
+
+    def reach_hub_at(self, host: str) -> None:
+        """Let it find what the hub listens on, but the broker, at another address of this machine.
+
+        From its next start on. The hub's certificate must be good for it.
+        """
+        path = self.state / "identity" / "hub.json"
+        record = json.loads(path.read_text())
+        record["url"] = record["url"].replace("127.0.0.1", host)
+        path.write_text(json.dumps(record))
 
     def status(self) -> dict[str, Any] | None:
         """Return what the running process last said of itself; None if nothing yet."""

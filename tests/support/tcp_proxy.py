@@ -26,18 +26,20 @@ class Weather:
     delay_s: float = 0.0
     bytes_per_s: float = 0.0  # In each direction; 0 for no limit
     damaged_share: float = 0.0  # Of chunks, of which one bit is changed
+    is_ending: bool = False  # Whoever sends anything is hung up on: TLS meets the end of file
 
 
 class TcpProxy:
     """Listens on `port` and relays to `to_port` until closed."""
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int, *, host: str = HOST, port: int = 0) -> None:
+        """Args: host, port: where it listens; 0: any port."""
         self.bytes_down = 0  # Passed on to those who connected
         self.damaged_count = 0
         self.weather = Weather()
         self._to_port = to_port
         self._random = random.Random(7)
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((host, port))
         self._listener.settimeout(POLL_S)
         self.port = int(self._listener.getsockname()[1])
         self._cut = threading.Event()  # Replaced by each cut
@@ -52,9 +54,10 @@ class TcpProxy:
         delay_s: float = 0.0,
         bytes_per_s: float = 0.0,
         damaged_share: float = 0.0,
+        is_ending: bool = False,
     ) -> None:
         """Change the weather; what is not named is fine."""
-        self.weather = Weather(is_frozen, delay_s, bytes_per_s, damaged_share)
+        self.weather = Weather(is_frozen, delay_s, bytes_per_s, damaged_share, is_ending)
 
     def cut(self) -> None:
         """Reset every connection that is open."""
@@ -84,6 +87,9 @@ class TcpProxy:
             far = socket.create_connection((HOST, self._to_port))
             with far:
                 _Connection(self, near, far).run(cut, self._stop)
+                if self.weather.is_ending:
+                    near.shutdown(socket.SHUT_WR)
+                    return
                 for each in (near, far):  # Closed with a reset, whoever ended it.
                     each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
@@ -114,6 +120,8 @@ class _Connection:
                 0
             ]:
                 self._read(readers[source])
+            if self._proxy.weather.is_ending and self._ways[0].waiting:
+                return
             for way in self._ways:
                 self._pass_on(way)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import NODEFAULT, UNSET
 from msgspec import inspect as types
 
 from shared.wire.topics import Message, Topic
@@ -40,7 +41,9 @@ def _(info: types.IntType) -> st.SearchStrategy[Any]:
 
 @_of.register
 def _(info: types.FloatType) -> st.SearchStrategy[Any]:
-    return st.floats(info.ge, info.le, allow_nan=False, allow_infinity=False)
+    low = info.ge if info.gt is None else info.gt
+    is_open = info.gt is not None
+    return st.floats(low, info.le, exclude_min=is_open, allow_nan=False, allow_infinity=False)
 
 
 @_of.register
@@ -86,6 +89,13 @@ def _(info: types.DictType) -> st.SearchStrategy[Any]:
 @_of.register
 def _(info: types.StructType) -> st.SearchStrategy[Any]:
     fields: Mapping[str, st.SearchStrategy[Any]] = {
-        field.name: _of(field.type) for field in info.fields
+        field.name: _of(field.type) | st.just(UNSET) if _can_be_left_out(field) else _of(field.type)
+        for field in info.fields
     }
     return st.fixed_dictionaries(dict(fields)).map(lambda values: info.cls(**values))
+
+
+def _can_be_left_out(field: types.Field) -> bool:
+    """Whether a field's default is UNSET, which msgspec tells by telling no default."""
+    no_default = (field.default, field.default_factory) == (NODEFAULT, NODEFAULT)
+    return not field.required and no_default

@@ -1,0 +1,137 @@
+"""Sentences about a Verdict, for every page and command alike. Pure."""
+
+from cloud_hub.api.job_words import bytes_text
+from cloud_hub.candidates.candidate import Answer, Comparison, Reason, SliceRow, Verdict
+
+ALL_ITEMS = "all items"
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Return the gate's answer in one sentence."""
+    if verdict.is_passed:
+        count = len(verdict.remarks)
+        remarks = f", with {count} remark{'s' if count > 1 else ''}" if count else ""
+        return f"The gate let it through{remarks}."
+    count = len(verdict.reasons)
+    return f"The gate refused it for {count} reason{'' if count == 1 else 's'}."
+
+
+def reason_text(reason: Reason) -> str:
+    """Return a reason with what was measured and what the limit is."""
+    parts = []
+    if reason.measured:
+        parts.append(f"measured {reason.measured}")
+    if reason.limit:
+        parts.append(f"limit {reason.limit}")
+    return f"{reason.text} ({', '.join(parts)})" if parts else reason.text
+
+
+def comparison_text(comparison: Comparison | None) -> str:
+    """Return on what, and against what, a candidate was judged."""
+    if comparison is None:
+        return "Nothing was measured on held-out data: the model has no evaluation set."
+    against = f"against {comparison.release}" if comparison.release else "without a release before"
+    text = f"Judged on {comparison.items_count:,} held-out items {against}."
+    new, old = comparison.latency_ms_new, comparison.latency_ms_old
+    if new is not None and old is not None:
+        text += f" One item takes {new:.2f} ms on the hub, {old:.2f} ms before."
+    elif new is not None:
+        text += f" One item takes {new:.2f} ms on the hub."
+    return text
+
+
+def slice_name(row: SliceRow) -> str:
+    """Return what people call a slice."""
+    return row.name or ALL_ITEMS
+
+
+def slice_text(row: SliceRow) -> str:
+    """Return the paired test of a slice in words."""
+    text = f"{share_text(row.accuracy_new)} of {row.items_count:,} items are right"
+    if row.accuracy_old is None:
+        return f"{text}; there is no release to compare with."
+    text = (
+        f"{text}, {share_text(row.accuracy_old)} before: {row.gained_count} became right, "
+        f"{row.lost_count} wrong. "
+    )
+    return text + _answer(row)
+
+
+def interval_text(row: SliceRow) -> str:
+    """Return the bounds of the difference in points; empty where nothing was compared."""
+    if row.bound_low is None or row.bound_high is None:
+        return ""
+    return f"{row.bound_low * 100:+.1f} … {row.bound_high * 100:+.1f}"
+
+
+def share_text(value: float | None) -> str:
+    """Return a share as per cent with one digit."""
+    return "–" if value is None else f"{value * 100:.1f} %"
+
+
+def points_text(value: float | None) -> str:
+    """Return a share as points of a per cent."""
+    return "–" if value is None else f"{value * 100:.1f}"
+
+
+def variant_cells(verdict: Verdict) -> tuple[tuple[str, ...], ...]:
+    """Return the table of variants: form, bytes, latency, accuracy, agreement, and why."""
+    return tuple(
+        (
+            f"{row.name} ({'published' if row.is_chosen else 'not published'})",
+            bytes_text(row.artifact_bytes),
+            "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
+            share_text(row.accuracy),
+            share_text(row.agreement),
+            row.text,
+        )
+        for row in verdict.variants
+    )
+
+
+def slice_cells(verdict: Verdict) -> tuple[tuple[str, ...], ...]:
+    """Return the table of slices: name, items, new, old, interval in points, margin, answer."""
+    return tuple(
+        (
+            slice_name(row),
+            f"{row.items_count:,}",
+            share_text(row.accuracy_new),
+            share_text(row.accuracy_old),
+            interval_text(row) or "–",
+            points_text(row.margin),
+            answer_text(row.answer),
+        )
+        for row in verdict.slices
+    )
+
+
+def answer_text(answer: Answer) -> str:
+    """Return a paired test's answer in two or three words."""
+    match answer:
+        case Answer.NOT_WORSE:
+            return "not worse"
+        case Answer.WORSE:
+            return "worse"
+        case Answer.CANNOT_TELL:
+            return "cannot tell"
+        case Answer.FIRST:
+            return "nothing before"
+
+
+def _answer(row: SliceRow) -> str:
+    allowed = f"{points_text(row.margin)} points may be lost"
+    low = "" if row.bound_low is None else f"{row.bound_low * 100:+.1f}"
+    high = "" if row.bound_high is None else f"{row.bound_high * 100:+.1f}"
+    match row.answer:
+        case Answer.NOT_WORSE:
+            return f"Not worse: with 95 % confidence the change is above {low} points; {allowed}."
+        case Answer.WORSE:
+            return f"Worse: with 95 % confidence the change is below {high} points; {allowed}."
+        case Answer.CANNOT_TELL:
+            needed = f"; about {row.items_needed:,} items would" if row.items_needed else ""
+            return (
+                f"These items cannot tell{needed}: the change may be {low} to {high} points; "
+                f"{allowed}."
+            )
+        case Answer.FIRST:
+            return "There is no release to compare with."

@@ -1,0 +1,159 @@
+"""The gate's rules on quality and speed: counts in, SliceRows and Reasons out. Pure.
+
+1. The candidate (the form that would be published) must be shown to be not worse than the release
+   it would replace by more than a margin: on all items and in every slice; see paired_test.py.
+2. Where the items do not tell, all items together refuse (unless settings say otherwise), and so
+   does a slice of `slice_items_min` or more; a smaller slice gives a remark.
+3. A slice that is shown to be worse refuses whatever its size.
+4. A model's first release is compared with nothing; `accuracy_min` holds for every release.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from cloud_hub.candidates.candidate import Answer, Reason, SliceRow
+from cloud_hub.candidates.examination import EvaluationFacts, PairedCounts, VariantFacts
+from cloud_hub.candidates.paired_test import (
+    bound_high,
+    bound_low,
+    claims_by_holm,
+    items_needed,
+    worse_p_value,
+)
+from shared.settings import Settings
+
+Margin = Annotated[float, Meta(gt=0.0, le=1.0)]
+Ratio = Annotated[float, Meta(ge=1.0, le=1000.0)]
+Latency = Annotated[float, Meta(gt=0.0, le=1e6)]
+ALL_ITEMS = ""
+
+
+class QualitySettings(Settings, frozen=True):
+    """How much worse, slower or larger than the release before it a new one may be."""
+
+    margin: Margin = 0.02  # Of accuracy, on all held-out items
+    slice_margin: Margin = 0.05  # In one slice
+    slice_margins: Annotated[dict[str, Margin], Meta(max_length=64)] = msgspec.field(
+        default_factory=dict
+    )  # Of slices that have their own
+    slice_items_min: Annotated[int, Meta(ge=1)] = 100  # Smaller ones cannot refuse by not telling
+    is_unsure_refused: bool = True  # Whether "cannot tell" refuses
+    accuracy_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    latency_ms_max: Latency | None = None  # Median on the hub, one thread
+    latency_ratio_max: Ratio = 1.5  # To the old release, measured in turns
+    latency_floor_ms: Annotated[float, Meta(ge=0.0)] = 5.0  # Faster than this is fast enough
+    artifact_bytes_max: Annotated[int, Meta(ge=1)] | None = None
+
+
+def compare_slices(
+    counts: tuple[PairedCounts, ...], settings: QualitySettings
+) -> tuple[SliceRow, ...]:
+    """Return what a paired test says of all items (first) and of each slice."""
+    slices = {
+        one.name: worse_p_value(one.gained_count, one.lost_count)
+        for one in counts
+        if one.name != ALL_ITEMS
+    }
+    overall = {
+        one.name: worse_p_value(one.gained_count, one.lost_count)
+        for one in counts
+        if one.name == ALL_ITEMS
+    }
+    worse = claims_by_holm(slices) | claims_by_holm(overall)
+    return tuple(_row(one, settings, is_worse=one.name in worse) for one in counts)
+
+
+def quality_reasons(
+    rows: tuple[SliceRow, ...], settings: QualitySettings
+) -> tuple[list[Reason], list[Reason]]:
+    """Return reasons and remarks about accuracy, all items first."""
+    reasons: list[Reason] = []
+    remarks: list[Reason] = []
+    for row in rows:
+        if row.answer is Answer.WORSE:
+            reasons.append(_reason(row, "gate.worse" if not row.name else "gate.slice_worse"))
+        elif row.answer is Answer.CANNOT_TELL:
+            is_small = bool(row.name) and row.items_count < settings.slice_items_min
+            is_refused = settings.is_unsure_refused and not is_small
+            code = "gate.cannot_tell" if not row.name else "gate.slice_cannot_tell"
+            (reasons if is_refused else remarks).append(_reason(row, code))
+    floor = settings.accuracy_min
+    if floor is not None and rows and rows[0].accuracy_new < floor:
+        text = "The model is right too rarely on held-out items."
+        accuracy = f"{rows[0].accuracy_new:.3f}"
+        reasons.append(Reason("gate.accuracy", text, accuracy, f">= {floor:g}"))
+    return reasons, remarks
+
+
+def cost_reasons(
+    facts: EvaluationFacts, chosen: VariantFacts, settings: QualitySettings
+) -> list[Reason]:
+    """Return what speaks against a form's time and size."""
+    reasons = []
+    new_ms, old_ms, size_max = chosen.latency_ms, facts.old_latency_ms, settings.artifact_bytes_max
+    if size_max is not None and chosen.artifact_bytes > size_max:
+        text = "The model is larger than a device may be asked to take."
+        reasons.append(Reason("gate.artifact", text, f"{chosen.artifact_bytes} B", f"{size_max} B"))
+    if new_ms is None:
+        return reasons
+    latency_max = settings.latency_ms_max
+    if latency_max is not None and new_ms > latency_max:
+        text = "The model takes too long for one item on the hub."
+        reasons.append(Reason("gate.latency", text, f"{new_ms:.3g} ms", f"{latency_max:g} ms"))
+    ratio_max = settings.latency_ratio_max
+    is_slower = old_ms is not None and new_ms > max(old_ms * ratio_max, settings.latency_floor_ms)
+    if old_ms is not None and is_slower:
+        text = "The model is slower than the release it would replace, measured in turns."
+        measured = f"{old_ms:.3g} -> {new_ms:.3g} ms, {new_ms / old_ms:.2f} x"
+        reasons.append(Reason("gate.slower", text, measured, f"{ratio_max:g} x"))
+    return reasons
+
+
+def _row(counts: PairedCounts, settings: QualitySettings, *, is_worse: bool) -> SliceRow:
+    items, accuracy = counts.items_count, counts.right_count / max(counts.items_count, 1)
+    if counts.right_old_count is None or not items:
+        return SliceRow(counts.name, items, accuracy, Answer.FIRST)
+    gained, lost = counts.gained_count, counts.lost_count
+    margin = margin_of(counts.name, settings)
+    low = bound_low(gained, lost, items)
+    answer = Answer.NOT_WORSE if low > -margin else Answer.CANNOT_TELL
+    if answer is Answer.CANNOT_TELL and is_worse:
+        answer = Answer.WORSE
+    is_short = answer is Answer.CANNOT_TELL
+    return SliceRow(
+        name=counts.name,
+        items_count=items,
+        accuracy_new=accuracy,
+        answer=answer,
+        accuracy_old=counts.right_old_count / items,
+        gained_count=gained,
+        lost_count=lost,
+        bound_low=low,
+        bound_high=bound_high(gained, lost, items),
+        margin=margin,
+        items_needed=items_needed(gained, lost, items, margin=margin) if is_short else None,
+    )
+
+
+def margin_of(name: str, settings: QualitySettings) -> float:
+    """Return the margin of all items, or of one slice."""
+    if name == ALL_ITEMS:
+        return settings.margin
+    return settings.slice_margins.get(name, settings.slice_margin)
+
+
+def _reason(row: SliceRow, code: str) -> Reason:
+    where = f"In slice {row.name!r} " if row.name else "On all held-out items "
+    text = (
+        f"{where}{row.lost_count} of {row.items_count} items got worse, {row.gained_count} better; "
+        f"accuracy {row.accuracy_old or 0.0:.3f} -> {row.accuracy_new:.3f}."
+    )
+    if row.answer is Answer.CANNOT_TELL:
+        text += (
+            f" {row.items_count} items cannot tell whether that is within the margin; "
+            f"about {row.items_needed} would be needed."
+        )
+    measured = f"95 % lower bound {100 * (row.bound_low or 0.0):+.1f} points"
+    return Reason(code, text, measured, f"above {-100 * (row.margin or 0.0):.1f} points")

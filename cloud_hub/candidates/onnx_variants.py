@@ -1,0 +1,219 @@
+"""Measures all forms of a model side by side with the old release, on held-out items.
+
+1. Further forms are built only from an fp32 model, and only where an evaluation set can calibrate
+   and judge them; each is inspected and run on golden inputs as an upload is.
+2. What is held out is decided by every form and by the old release, one item at a time, through
+   the device's own preprocess and postprocess. The counts are paired: item by item.
+3. Times are medians of rounds in which each form runs once, in an order that turns: what slows
+   the machine for a moment slows all of them.
+
+Runs in the examining process only (onnx_examination.py).
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from cloud_hub.candidates import examination_files as files
+from cloud_hub.candidates.evaluation_data import (
+    EvaluationData,
+    Split,
+    check_fit,
+    decode_evaluation,
+    pick,
+    split,
+)
+from cloud_hub.candidates.examination import (
+    EvaluationFacts,
+    ExaminationTask,
+    PairedCounts,
+    VariantFacts,
+)
+from cloud_hub.candidates.onnx_evaluation import FOREIGN_ERRORS, draw_inputs
+from cloud_hub.candidates.onnx_forms import Form, build_forms, open_form
+from shared.errors import ContractError, RefusedError
+from shared.model.spec import ModelSpec, Task
+
+Array = NDArray[np.generic]
+
+TIMING_S_MAX = 20.0
+TIMING_ROUNDS_MIN = 5
+TIMED_ITEMS = 8
+
+
+def measure_variants(
+    folder: Path, task: ExaminationTask, first: VariantFacts, model_bytes: bytes
+) -> EvaluationFacts:
+    """Return facts about all forms; files of those that could be built are in `folder`.
+
+    `first` and `model_bytes` are the model as it came, examined already.
+    """
+    try:
+        data = _read_set(folder, task.spec)
+    except ContractError as error:
+        return EvaluationFacts(error=error.message, variants=(first,))
+    parts = split(data.items) if data is not None else Split((), ())
+    forms = {first.name: open_form(model_bytes, task.spec)}
+    built = [first]
+    if data is not None and first.model.precision == "fp32":
+        calibration = forms[first.name].tensors(data.items[list(parts.calibration)])
+        further, opened = build_forms(folder, task, model_bytes, calibration)
+        built, forms = [first, *further], forms | opened
+    old, old_error = _open_old(folder, task, data)
+    held_out = pick(data, parts.held_out) if data is not None else None
+    if held_out is not None:
+        old_decisions, old_error = _decide_old(old, held_out, old_error)
+        old = None if old_error else old
+        built = _count_all(built, forms, old_decisions, held_out)
+    latencies_ms = _time(forms, old, _timed_items(held_out, task.spec, forms[first.name]), task)
+    return EvaluationFacts(
+        items_count=len(parts.held_out),
+        calibration_count=len(parts.calibration),
+        variants=tuple(replace(one, latency_ms=latencies_ms.get(one.name)) for one in built),
+        old_error=old_error,
+        old_latency_ms=latencies_ms.get(files.OLD),
+    )
+
+
+def _read_set(folder: Path, spec: ModelSpec) -> EvaluationData | None:
+    """Return the set, or None where none is given or its task is not counted here."""
+    path = folder / files.EVALUATION
+    if not path.exists() or spec.task is Task.DETECTION:
+        return None
+    data = decode_evaluation(path.read_bytes())
+    check_fit(data, spec)
+    return data
+
+
+def _open_old(
+    folder: Path, task: ExaminationTask, data: EvaluationData | None
+) -> tuple[Form | None, str]:
+    """Return the old release, or why it cannot be measured on the same items."""
+    path = folder / files.OLD
+    if task.old_spec is None or not path.exists():
+        return None, ""
+    old, new = task.old_spec, task.spec
+    if (old.task, old.output.classes) != (new.task, new.output.classes):
+        return None, "it decides something else: another task or other classes"
+    try:
+        if data is not None:
+            check_fit(data, old)
+        elif old.input_shape != new.input_shape:
+            return None, "its input has another shape"
+        return open_form(path.read_bytes(), old), ""
+    except ContractError as error:
+        return None, error.message
+    except FOREIGN_ERRORS as error:
+        return None, str(error)
+
+
+def _decide_old(
+    old: Form | None, held_out: EvaluationData, old_error: str
+) -> tuple[NDArray[np.int64] | None, str]:
+    if old is None:
+        return None, old_error
+    try:
+        return old.decide_all(held_out.items), ""
+    except (RefusedError, *FOREIGN_ERRORS) as error:
+        return None, str(error)
+
+
+def _count_all(
+    built: list[VariantFacts],
+    forms: dict[str, Form],
+    old: NDArray[np.int64] | None,
+    held_out: EvaluationData,
+) -> list[VariantFacts]:
+    """Return the facts with what each form decided; the first form is what others agree with."""
+    first: NDArray[np.int64] | None = None
+    counted = []
+    for facts in built:
+        if facts.name not in forms:
+            counted.append(facts)
+            continue
+        try:
+            decided = forms[facts.name].decide_all(held_out.items)
+        except (RefusedError, *FOREIGN_ERRORS) as error:
+            counted.append(replace(facts, error=str(error)))
+            continue
+        first = decided if first is None else first
+        counted.append(
+            replace(
+                facts,
+                agreement_count=int((decided == first).sum()),
+                slices=_slices(decided, old, held_out),
+            )
+        )
+    return counted
+
+
+def _slices(
+    decided: NDArray[np.int64], old: NDArray[np.int64] | None, held_out: EvaluationData
+) -> tuple[PairedCounts, ...]:
+    right = decided == held_out.labels  # (N,)
+    right_old = old == held_out.labels if old is not None else None
+    rows = [_paired("", right, right_old, np.ones(right.shape, np.bool_))]
+    names = np.asarray(held_out.slices, np.str_)  # (N,), or (0,) where none are named
+    rows += [_paired(n, right, right_old, np.equal(names, n)) for n in held_out.slice_counts()]
+    return tuple(rows)
+
+
+def _paired(
+    name: str,
+    right: NDArray[np.bool_],
+    right_old: NDArray[np.bool_] | None,
+    chosen: NDArray[np.bool_],
+) -> PairedCounts:
+    new = right[chosen]
+    if right_old is None:
+        return PairedCounts(name=name, items_count=new.size, right_count=int(new.sum()))
+    old = right_old[chosen]
+    return PairedCounts(
+        name=name,
+        items_count=new.size,
+        right_count=int(new.sum()),
+        right_old_count=int(old.sum()),
+        gained_count=int((new & ~old).sum()),
+        lost_count=int((~new & old).sum()),
+    )
+
+
+def _timed_items(held_out: EvaluationData | None, spec: ModelSpec, first: Form) -> dict[str, Array]:
+    """Return some input tensors by number type, (n, ...) each."""
+    if held_out is not None and held_out.labels.size:
+        return {first.dtype: first.tensors(held_out.items[:TIMED_ITEMS])}
+    return {first.dtype: draw_inputs(spec, dtype=first.dtype, items=TIMED_ITEMS)}
+
+
+def _time(
+    forms: dict[str, Form], old: Form | None, items: dict[str, Array], task: ExaminationTask
+) -> dict[str, float]:
+    """Return median times in ms by name; the old release's under files.OLD. See rule 3."""
+    timed = dict(forms)
+    if old is not None:
+        timed[files.OLD] = old
+        # A release may scale in its graph where the other does not: its own tensors, same shape.
+        if old.dtype not in items:
+            drawn = draw_inputs(old.spec, dtype=old.dtype, items=TIMED_ITEMS)
+            items = {**items, old.dtype: drawn}
+    names = list(timed)
+    times_ms: dict[str, list[float]] = {name: [] for name in names}
+    started_s = time.perf_counter()
+    for turn in range(task.limits.timing_rounds + 1):
+        if turn > TIMING_ROUNDS_MIN and time.perf_counter() - started_s > TIMING_S_MAX:
+            break
+        for place in range(len(names)):
+            name = names[(turn + place) % len(names)]
+            pool = items[timed[name].dtype]
+            index = turn % pool.shape[0]
+            item = pool[index : index + 1]
+            before_s = time.perf_counter()
+            timed[name].run(item)
+            times_ms[name].append((time.perf_counter() - before_s) * 1000)
+    return {
+        name: statistics.median(values[1:]) for name, values in times_ms.items()
+    }  # 1st: warm-up

@@ -1,0 +1,45 @@
+"""Processes with limits: how the hub starts one to its end, and how one limits itself."""
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+STDERR_CHARS_MAX = 300
+_MEMORY_SIGNS = ("MemoryError", "can't allocate memory", "bad_alloc")  # numpy's, torch's, C++'s
+START_S = 30  # Given to a process on top of its own limit, to start and to write
+
+
+def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
+    """Run `python -m module folder` to its end; return how it died, or ""."""
+    command = [sys.executable, "-m", module, str(folder)]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            timeout=seconds_max,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {seconds_max:.0f} s"
+    if done.returncode == 0:
+        return ""
+    if done.returncode == -signal.SIGXCPU:
+        return "it used all the processor time it may"
+    if done.returncode < 0:
+        return f"the process died of {signal.Signals(-done.returncode).name}"
+    told = done.stderr.decode(errors="replace")
+    if any(sign in told for sign in _MEMORY_SIGNS):  # What came of it may be told last.
+        return "it used all the memory it may"
+    lines = told.strip().splitlines() or ["no reason given"]
+    return lines[-1][:STDERR_CHARS_MAX]
+
+
+def limit_this_process(memory_bytes_max: int, seconds_max: int) -> None:
+    """Limit this process's address space and processor time; it leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,0 +1,126 @@
+"""Which form of a model is published: facts in, rows with reasons out. Pure.
+
+1. The model as it came is published unless another form is worth it.
+2. Another form must decide nearly always as the first (`agreement_min`) and lose hardly any
+   accuracy (`accuracy_loss_max`).
+3. It must gain something: `speedup_min`, or `size_gain_min` while not being slower than
+   `slowdown_max` allows; below `latency_floor_ms` slower does not matter.
+4. Of those the fastest is taken where it gains speed, else the smallest.
+"""
+
+from dataclasses import replace
+from typing import Annotated
+
+from msgspec import Meta
+
+from cloud_hub.candidates.candidate import VariantRow
+from cloud_hub.candidates.examination import EvaluationFacts, VariantFacts
+from shared.settings import Settings
+from shared.wire.limits import Share
+
+INT8 = "int8"
+TUNED = "int8-qat"
+
+
+class VariantSettings(Settings, frozen=True):
+    """Limits of rule 2 and 3. Measured before: int8 is from 0.8 to 3.6 times as fast as fp32."""
+
+    agreement_min: Share = 0.95
+    accuracy_loss_max: Share = 0.01
+    speedup_min: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.15
+    size_gain_min: Annotated[float, Meta(ge=1.0, le=100.0)] = 2.0
+    slowdown_max: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.1
+    latency_floor_ms: Annotated[float, Meta(ge=0.0)] = 1.0
+    is_int8_built: bool = True
+
+
+def choose(
+    facts: EvaluationFacts, settings: VariantSettings
+) -> tuple[VariantFacts, tuple[VariantRow, ...]]:
+    """Return the form to publish, and a row about each form, as they were built."""
+    first = facts.variants[0]
+    texts = {one.name: why_not(one, first, facts, settings) for one in facts.variants[1:]}
+    worth = [one for one in facts.variants[1:] if not texts[one.name]]
+    chosen = min(worth, key=lambda one: _rank(one, first, settings), default=first)
+    rows = []
+    for one in facts.variants:
+        text = texts.get(one.name) or "another form is better still"
+        if one is chosen:
+            text = "the model as it came" if one is first else _gain(one, first)
+        elif one is first:
+            text = f"{chosen.name} is published in its place"
+        rows.append(replace(_row(one, facts, text), is_chosen=one is chosen))
+    return chosen, tuple(rows)
+
+
+def why_not(
+    one: VariantFacts, first: VariantFacts, facts: EvaluationFacts, settings: VariantSettings
+) -> str:
+    """Return why a form is not worth publishing in place of the first, or ""."""
+    if one.error:
+        return one.error
+    if not facts.items_count:
+        return "no held-out items to judge it by"
+    agreement, lost = one.agreement_count / facts.items_count, accuracy_loss(one, first)
+    if agreement < settings.agreement_min:
+        return f"it agrees on {agreement:.3f} of the items, {settings.agreement_min:g} is the least"
+    if lost > settings.accuracy_loss_max:
+        return f"it loses {lost:.3f} of accuracy, {settings.accuracy_loss_max:g} is the most"
+    is_small_enough = one.artifact_bytes * settings.size_gain_min <= first.artifact_bytes
+    slow_ms = max((first.latency_ms or 0.0) * settings.slowdown_max, settings.latency_floor_ms)
+    if _is_fast(one, first, settings) or (is_small_enough and (one.latency_ms or 0.0) <= slow_ms):
+        return ""
+    return f"it gains too little: {_gain(one, first)}"
+
+
+def wants_tuning(facts: EvaluationFacts, settings: VariantSettings) -> bool:
+    """Whether post-training int8 loses more than the limit, so that tuning may help."""
+    first = facts.variants[0]
+    for one in facts.variants[1:]:
+        if one.name == INT8 and not one.error and facts.items_count:
+            is_apart = one.agreement_count / facts.items_count < settings.agreement_min
+            return is_apart or accuracy_loss(one, first) > settings.accuracy_loss_max
+    return False
+
+
+def accuracy_loss(one: VariantFacts, first: VariantFacts) -> float:
+    """Return how much less accurate a form is than the first, on the same held-out items."""
+    if not one.slices or not first.slices or not first.slices[0].items_count:
+        return 0.0
+    lost = first.slices[0].right_count - one.slices[0].right_count
+    return lost / first.slices[0].items_count
+
+
+def _is_fast(one: VariantFacts, first: VariantFacts, settings: VariantSettings) -> bool:
+    if one.latency_ms is None or first.latency_ms is None:
+        return False
+    return one.latency_ms * settings.speedup_min <= first.latency_ms
+
+
+def _rank(
+    one: VariantFacts, first: VariantFacts, settings: VariantSettings
+) -> tuple[bool, float, str]:
+    if _is_fast(one, first, settings):
+        return False, one.latency_ms or 0.0, one.name
+    return True, float(one.artifact_bytes), one.name
+
+
+def _gain(one: VariantFacts, first: VariantFacts) -> str:
+    size = first.artifact_bytes / max(one.artifact_bytes, 1)
+    if not one.latency_ms or not first.latency_ms:
+        return f"{size:.2f} x smaller"
+    return f"{first.latency_ms / one.latency_ms:.2f} x as fast, {size:.2f} x smaller"
+
+
+def _row(one: VariantFacts, facts: EvaluationFacts, text: str) -> VariantRow:
+    has_counts = bool(one.slices) and facts.items_count > 0
+    return VariantRow(
+        name=one.name,
+        precision=one.model.precision if not one.error else "",
+        is_chosen=False,
+        text=text,
+        artifact_bytes=one.artifact_bytes,
+        latency_ms=one.latency_ms,
+        accuracy=one.slices[0].right_count / facts.items_count if has_counts else None,
+        agreement=one.agreement_count / facts.items_count if has_counts else None,
+    )

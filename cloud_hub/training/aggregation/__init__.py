@@ -1,0 +1,1 @@
+"""Aggregation: from checked updates of a Round to one update of the weights."""

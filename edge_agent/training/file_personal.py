@@ -1,0 +1,44 @@
+"""Personal parameters of each model: what never leaves the device, kept from Round to Round.
+
+1. Counters (BatchNorm's) are kept with them. A file that does not fit the network is as none.
+2. One file for each model, written whole, MODELS_MAX by the settings.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.durable_file import make_private_folder, write_durably
+from shared.errors import ContractError
+from shared.model.weights import Array, decode_weights, encode_weights
+
+MODE = 0o600
+
+
+class FilePersonal:
+    """See the rules above."""
+
+    def __init__(self, folder: Path) -> None:
+        """Args: folder: made when it is first written to."""
+        self._folder = folder
+
+    def read(self, model: str, network: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what is kept for a model, those arrays only that fit `network`'s state."""
+        try:
+            kept = decode_weights(self._path(model).read_bytes())
+        except (OSError, ContractError):
+            return {}
+        return {
+            name: array
+            for name, array in kept.items()
+            if name in network
+            and array.shape == network[name].shape
+            and array.dtype == network[name].dtype
+        }
+
+    def write(self, model: str, arrays: Mapping[str, Array]) -> None:
+        """Keep a model's personal arrays. Raises TransientError `disk.write_failed`."""
+        make_private_folder(self._folder)
+        write_durably(self._path(model), encode_weights(arrays), mode=MODE)
+
+    def _path(self, model: str) -> Path:
+        return self._folder / f"{model}.npz"

@@ -1,0 +1,1 @@
+"""What a hub and a device agree on when devices learn together: tasks, updates, privacy."""

@@ -1,0 +1,169 @@
+"""No sample ever crosses: every byte that devices send during a Job is captured and searched.
+
+All that a device may connect to stands behind a relay that reads what TLS hides; that it connects
+to nothing else is seen in its processes' sockets.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from flwr.app import Array
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+from shared.model.spec import parse_spec
+from tests.support.fleet_story import wait_online
+from tests.support.flower_calls import call, signed_headers
+from tests.support.learning_fleet import (
+    NETWORK,
+    SPEC,
+    STEP_S,
+    LearningJob,
+    add_learner,
+    digits_of,
+    learners_left,
+    peers_of,
+)
+from tests.support.real_fleet import RealAgent, RealHub
+from tests.support.recording_proxy import RecordingProxy, client_side, server_side
+from tests.support.sample_detector import LABELS_RUN, Images, Labels, SampleDetector
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.timeout(240),
+]
+RELAY = "127.0.0.2"
+ROUNDS = 2
+DEVICES = 2
+UPDATE_BYTES = 4 * (64 * 32 + 32 + 32 * 10 + 10)  # The network's parameters in float32
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RealHub]:
+    started = RealHub(tmp_path, host_names=("127.0.0.1", RELAY))
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def relays() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def relay_to(
+    relays: ExitStack, hub: RealHub, port: int, *, agent: RealAgent | None = None
+) -> RecordingProxy:
+    """Return a relay to a port of the hub, at the same port; as `agent` where it is asked who."""
+    pki = hub.state / "pki"
+    identity = agent.state / "identity" if agent is not None else None
+    far = client_side(
+        pki / "ca.crt",
+        identity / "device.crt" if identity else None,
+        identity / "device.key" if identity else None,
+    )
+    near = server_side(pki / "server.crt", pki / "server.key")
+    is_own = agent is None
+    proxy = RecordingProxy(
+        port,
+        near=near,
+        far=far,
+        host=RELAY if is_own else "127.0.0.1",
+        port=port if is_own else 0,
+    )
+    relays.callback(proxy.close)
+    return proxy
+
+
+def test_no_sample_and_no_label_is_in_anything_that_devices_send(
+    tmp_path: Path, hub: RealHub, relays: ExitStack
+) -> None:
+    samples = [digits_of(n, count=8) for n in range(DEVICES)]
+    spec = parse_spec(SPEC)
+    detectors = [SampleDetector(images, labels, spec) for images, labels in samples]
+    agents = [add_learner(hub, tmp_path, f"d{n}", samples[n]) for n in range(DEVICES)]
+    fleet = relay_to(relays, hub, hub.learning_port)
+    https = relay_to(relays, hub, hub.https_port)
+    brokers = [relay_to(relays, hub, hub.mqtt_port, agent=agent) for agent in agents]
+    for agent, broker in zip(agents, brokers, strict=True):
+        agent.reach_hub_at(RELAY)
+        agent.reach_broker_at(broker.port)
+        agent.start()
+    for agent in agents:
+        wait_online(hub, agent)
+    hub.add_checkpoint(spec=SPEC, network=NETWORK)
+
+    job = LearningJob.start(
+        hub, rounds=ROUNDS, encoding="fp32", method={"epochs": 1, "learning_rate": 0.1}
+    )
+    peers: set[tuple[str, int]] = set()
+
+    def has_ended() -> bool:
+        peers.update(peers_of([*(agent.pid for agent in agents), *learners_left(agents)]))
+        return bool(job.get()["state"] == "finished")
+
+    job.wait(has_ended, seconds_max=2 * STEP_S)
+    assert job.get()["outcome"] == "completed", job.told()
+    for number in range(1, ROUNDS + 1):
+        assert len(job.counted(number)) == DEVICES, job.told()
+
+    # All of it went through the relays, and the updates are in what they kept.
+    known = {(RELAY, hub.learning_port), (RELAY, hub.https_port)}
+    assert (RELAY, hub.learning_port) in peers
+    assert peers <= known | {("127.0.0.1", broker.port) for broker in brokers}, peers
+    relayed = [fleet, https, *brokers]
+    sent = [stream for relay in relayed for stream in relay.sent()]
+    assert sum(len(stream) for stream in fleet.sent()) > DEVICES * ROUNDS * UPDATE_BYTES
+    updates = b"".join(fleet.sent()).count(b"NUMPY")
+    assert updates >= DEVICES * ROUNDS * 4, "each update has four arrays"
+    assert all(sum(len(stream) for stream in broker.sent()) > 1000 for broker in brokers)
+
+    found = set().union(*(detector.find(sent) for detector in detectors))
+    assert found == set()
+
+    # The very same capture and search finds what is really sent.
+    images, labels = samples[0]
+    plant(hub, agents[0], images, labels)
+    planted = detectors[0].find([s for relay in relayed for s in relay.sent()])
+    runs = {f"labels {start}.. as int64" for start in range(len(labels) - LABELS_RUN + 1)}
+    assert planted == runs | {
+        "sample 5 as tensor",
+        "sample 7 as png",
+        "sample 9 as json",
+        "sample 11 as base64 (0)",
+    }
+
+
+def plant(hub: RealHub, agent: RealAgent, images: Images, labels: Labels) -> None:
+    """Send samples the way that the device's processes send what they have learned."""
+    key = load_pem_private_key((agent.state / "identity" / "device.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    tensor = (images[5].astype(np.float32) - np.float32(60)) / np.float32(90)
+    contents = [
+        *(each.deflate() for each in get_all_nested_objects(Array(tensor)).values()),
+        *(each.deflate() for each in get_all_nested_objects(Array(labels)).values()),
+        bytes(cv2.imencode(".png", images[7])[1].tobytes()),
+        json.dumps({"pixels": images[9].reshape(-1).tolist()}).replace(", ", ",").encode(),
+        base64.b64encode(images[11].tobytes()),
+    ]
+    with httpx.Client(verify=client_side(hub.state / "pki" / "ca.crt")) as client:
+        for content in contents:
+            request = PushObjectRequest(
+                node=Node(node_id=1), run_id=1, object_id="0" * 64, object_content=content
+            )
+            url = f"https://{RELAY}:{hub.learning_port}/v1/fleet/push-object"
+            call(client, url, request, signed_headers(key))
