@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 FILE_BYTES_MAX = 64 << 20
 NPZ_BYTES_MAX = 2 << 30
+REMEDY = (
+    "Correct `path` and `format` under [[learning.samples]] in the agent's file, or the samples."
+)
 
 
 def load_samples(settings: SampleSettings, spec: ModelSpec) -> LocalSamples:
@@ -42,7 +45,9 @@ def load_samples(settings: SampleSettings, spec: ModelSpec) -> LocalSamples:
 
 def _from_folder(path: Path, settings: SampleSettings, spec: ModelSpec) -> LocalSamples:
     if not path.is_dir():
-        raise RefusedError("samples.missing", f"There is no folder of samples {path}.")
+        raise RefusedError(
+            "samples.missing", f"There is no folder of samples {path}.", remedy=REMEDY
+        )
     if not isinstance(spec.input, ImageInput):
         raise RefusedError("samples.invalid", "Folders of pictures are for models of images.")
     resizer = FrameResizer(spec.input)
@@ -109,7 +114,7 @@ def _sized(item: Array, resizer: FrameResizer | None) -> Array:
 
 def _read_npz(path: Path, spec: ModelSpec) -> tuple[Array, Array | None]:
     if not path.is_file():
-        raise RefusedError("samples.missing", f"There is no file of samples {path}.")
+        raise RefusedError("samples.missing", f"There is no file of samples {path}.", remedy=REMEDY)
     if path.stat().st_size > NPZ_BYTES_MAX:
         raise _invalid(path, f"it is over {NPZ_BYTES_MAX} bytes")
     try:
@@ -142,4 +147,5 @@ def _checked(labels: Array, spec: ModelSpec, path: Path) -> Array:
 
 
 def _invalid(path: Path, reason: str) -> RefusedError:
-    return RefusedError("samples.invalid", f"The samples {path} cannot be used: {reason}.")
+    text = f"The samples {path} cannot be used: {reason}."
+    return RefusedError("samples.invalid", text, remedy=REMEDY)

@@ -186,7 +186,7 @@ def test_a_device_joins_runs_says_so_and_ends(tmp_path: Path, config: Path, hub:
     events = [json.loads(line)["event"] for line in out.splitlines()]
     order = ["pipeline.started", "agent.started", "agent.stopping", "pipeline.stopped"]
     assert [event for event in events if event in order] == order
-    assert events.index("agent.started") < events.index("link.up")
+    assert events.index("pipeline.started") < events.index("link.up")  # Before any network
     (device,) = hub.client("devices", "list", "--json").json["devices"]
     wait_until(
         lambda: (
