@@ -8,18 +8,18 @@ READY := $(VENV)/.isthmus-ready
 export ISTHMUS_DATA ?= $(abspath $(wildcard ../shared))
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test check format bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-agent-rss bench-delivery bench-aggregation bench-federated bench-flower-rounds clean
+.PHONY: help demo test check format bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-agent-rss bench-delivery bench-aggregation bench-federated bench-flower-rounds bench-train bench-quantize bench-small clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): about 3 minutes and 2 GB the first time."
+	@echo "Setting up $(VENV): about 3 minutes and 2.5 GB the first time."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Isthmus needs Python 3.11 or newer; try: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0 -c constraints.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[edge,hub,train,dev]' -c constraints.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[edge,hub,train,ray,dev]' -c constraints.txt
 	@touch $@
 
 demo: $(READY)  ## The whole loop with a dashboard. ONCE=1 ends after it; VIDEO= MODEL= SPEC= runs your own.
@@ -65,6 +65,15 @@ bench-federated: $(READY)  ## Learning together on Fashion-MNIST and 12 air stat
 
 bench-flower-rounds: $(READY)  ## What a Round costs, beside Flower's stock processes: seconds, CPU, memory.
 	@$(BIN)/python -m tests.benchmarks.bench_flower_rounds
+
+bench-train: $(READY)  ## How fast the trainer is, beside a plain PyTorch loop. ARGS="--quick" for a short look.
+	@$(BIN)/python -m tests.benchmarks.bench_train $(ARGS)
+
+bench-quantize: $(READY)  ## What int8 costs and gains for each network, and what the gate chooses. ARGS as above.
+	@$(BIN)/python -m tests.benchmarks.bench_quantize $(ARGS)
+
+bench-small: $(READY)  ## 2,000 pictures of two classes: from scratch, transfer, partial, LoRA; 5 folds. ARGS as above.
+	@$(BIN)/python -m tests.benchmarks.bench_small_task $(ARGS)
 
 clean:  ## Remove what was built here.
 	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

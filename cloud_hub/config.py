@@ -12,10 +12,14 @@ from urllib.parse import urlsplit
 from msgspec import Meta
 
 from cloud_hub.api.settings import ApiSettings
+from cloud_hub.datasets.collecting.settings import CollectionSettings
+from cloud_hub.datasets.settings import DatasetSettings
 from cloud_hub.devices.service import DeviceSettings
 from cloud_hub.inbox.block_server import BlockServerSettings
 from cloud_hub.releases.service import ReleaseSettings
+from cloud_hub.serving.settings import ServingSettings
 from cloud_hub.telemetry.service import TelemetrySettings
+from cloud_hub.training.cloud.settings import CloudTrainingSettings
 from cloud_hub.training.settings import LearningHubSettings
 from shared.errors import ContractError
 from shared.logs import LogLevel
@@ -59,8 +63,13 @@ class HubConfig(Settings, frozen=True):
     telemetry: TelemetrySettings = TelemetrySettings()
     releases: ReleaseSettings = ReleaseSettings()
     blocks: BlockServerSettings = BlockServerSettings()
+    datasets: DatasetSettings = DatasetSettings()
+    collection: CollectionSettings = CollectionSettings()  # Samples that devices send
+    serving: ServingSettings = ServingSettings()
     # Federated Jobs: where devices find the SuperLink, and how many Jobs run at a time.
     learning: LearningHubSettings = LearningHubSettings()
+    # Training in the cloud: slots of this machine, a Ray cluster, limits.
+    training: CloudTrainingSettings = CloudTrainingSettings()
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot.

@@ -20,6 +20,8 @@ from cloud_hub.api.enrolment import EnrolmentInfo
 from cloud_hub.api.operator_service import OperatorService
 from cloud_hub.api.services import HubInfo, HubStatus, PartStatus, Services
 from cloud_hub.config import HubConfig, parse_broker
+from cloud_hub.datasets.collecting.service import CollectionService
+from cloud_hub.datasets.service import DatasetService
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.devices.x509_authority import Authority
 from cloud_hub.http_server import HttpServer, Listener
@@ -32,11 +34,14 @@ from cloud_hub.inbox.mosquitto_broker import (
     ExternalBrokerSettings,
 )
 from cloud_hub.inbox.zeroconf_announce import HubAnnouncer
-from cloud_hub.releases.service import build_release_service
+from cloud_hub.object_store import ObjectStore
+from cloud_hub.releases.service import build_release_service, objects_place
 from cloud_hub.rollouts.controller import RolloutController
+from cloud_hub.serving.service import ServingService
 from cloud_hub.sql_database import Database, sqlite_url
 from cloud_hub.tcp_door import raise_open_files_limit
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.cloud.service import CloudJobService
 from cloud_hub.training.file_job_folders import SUPERLINK
 from cloud_hub.training.process_superlink import SuperLinkProcess
 from cloud_hub.training.service import TrainingService
@@ -53,6 +58,9 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 600.0  # Signed metadata and old telemetry are looked at this often
 WATCH_S = 0.5
+ARRIVALS = "arrivals"  # In the state folder: what devices sent that is in no version yet
+DATASETS = "datasets"  # In the state folder: uploads that are being read
+TRAINING = "training"  # In the state folder: training runs of the cloud
 LEARNING = "learning"  # In the state folder: Jobs, and the SuperLink
 LOCK_NAME = "lock"  # In the state folder: held while a hub runs with it
 LOOPBACK = "127.0.0.1"
@@ -155,6 +163,24 @@ class Hub:
             database, state=state, clock=clock, settings=config.releases
         )
         self._releases.open()
+        self._datasets = DatasetService(
+            database,
+            ObjectStore(objects_place(state, config.releases)),
+            clock,
+            config.datasets,
+            folder=state / DATASETS,
+        )
+        self._datasets.open()
+        self._collections = CollectionService(
+            database,
+            self._devices,
+            self._datasets,
+            clock,
+            config.collection,
+            folder=state / ARRIVALS,
+        )
+        self._collections.open()
+        self._serving = ServingService(self._releases, clock, config.serving)
         self._superlink = SuperLinkProcess(
             state / LEARNING / SUPERLINK,
             ca_path=self._authority.ca_path,
@@ -171,6 +197,15 @@ class Hub:
             clock,
             learning=state / LEARNING,
             settings=config.learning,
+        )
+        self._cloud_jobs = CloudJobService(
+            database,
+            self._datasets,
+            self._releases,
+            ObjectStore(objects_place(state, config.releases)),
+            clock,
+            folder=state / TRAINING,
+            settings=config.training,
         )
 
     def _open_broker(self, opened: ExitStack) -> None:
@@ -212,6 +247,9 @@ class Hub:
                 ("ticks", self._tick_until),
                 ("learning", self._superlink.run),
                 ("results", self._training.run_results),
+                ("training", self._train_until),
+                ("training results", self._cloud_jobs.run_results),
+                ("serving", self._serving.run),
                 ("housekeeping", self._keep_house_until),
                 ("discovery", self._announce_until),
             )
@@ -227,11 +265,28 @@ class Hub:
                     log.warning("tick.put_off", extra={"code": error.code, "text": error.message})
             self._clock.wait(stop, self._config.tick_s)
 
+    def _train_until(self, stop: threading.Event) -> None:
+        """Tick training runs. In a thread of its own: a slow disk must not hold up rollouts."""
+        while not stop.is_set():
+            try:
+                self._cloud_jobs.tick()
+            except TransientError as error:
+                log.warning("training.put_off", extra={"code": error.code, "text": error.message})
+            self._clock.wait(stop, self._config.tick_s)
+        try:
+            self._cloud_jobs.close()
+        except TransientError as error:
+            # Its leases run out by themselves.
+            log.warning("training.not_given_back", extra={"code": error.code})
+
     def _keep_house_until(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 self._releases.refresh_online_metadata()
                 self._telemetry.prune()
+                self._datasets.sweep()
+                self._collections.sweep()
+                self._cloud_jobs.sweep()
             except TransientError as error:
                 log.warning("housekeeping.put_off", extra={"code": error.code})
             self._clock.wait(stop, HOUSEKEEPING_S)
@@ -270,8 +325,12 @@ class Hub:
             devices=self._devices,
             telemetry=self._telemetry,
             releases=self._releases,
+            datasets=self._datasets,
+            collections=self._collections,
             rollouts=self._rollouts,
+            serving=self._serving,
             training=self._training,
+            cloud_jobs=self._cloud_jobs,
             operators=self._operators,
             audit=AuditLog(self._database, clock=self._clock),
             hub=HubInfo(

@@ -47,6 +47,8 @@ class ObjectStore:
         `object_store.place`.
         """
         self._folder: Path | None = None
+        # Where it is, so that another process can open the same store.
+        self.place = place if "://" in place else str(Path(place).resolve())
         try:
             if "://" in place:
                 self._store = from_url(

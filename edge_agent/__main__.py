@@ -14,6 +14,7 @@ from edge_agent.config import load_config
 from edge_agent.doctor import examine
 from edge_agent.file_status import AgentStatus, StatusFile
 from edge_agent.learning_view import learning_lines, owner_ledger, view_learning
+from edge_agent.sharing_view import sharing_lines, view_sharing
 from edge_agent.status_text import status_lines, why_lines
 from edge_agent.try_model import ITEMS_DEFAULT, run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
@@ -217,6 +218,31 @@ def _learning(args: argparse.Namespace) -> int:
     return DONE
 
 
+# sharing
+
+
+def _add_sharing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="the file with [sharing]"
+    )
+    parser.add_argument(
+        "--last",
+        type=count,
+        default=0,
+        metavar="N",
+        help="also list the last N samples that left (default: %(default)s)",
+    )
+
+
+def _sharing(args: argparse.Namespace) -> int:
+    view = view_sharing(load_config(args.config), args.state, SystemClock(), last=args.last)
+    if args.json:
+        print_json(view)
+    else:
+        print("\n".join(sharing_lines(view)))
+    return DONE
+
+
 # doctor
 
 
@@ -350,6 +376,19 @@ COMMANDS = (
         description="The owner's policy in words, what stands in the way now, samples, and the\n"
         "privacy ledger. --adopt-ledger is for a device that joined a hub again and so has\n"
         "another key: what was spent stays spent.",
+    ),
+    Command(
+        ("sharing",),
+        HEADINGS[2],
+        "say which samples may leave this device, and which have",
+        _sharing,
+        _add_sharing,
+        examples=(
+            "edge-agent sharing --config agent.toml",
+            "edge-agent sharing --config agent.toml --last 20",
+        ),
+        description="The owner's policy in words, what stands in the way now, what is left of the\n"
+        "day, and what the hub has asked for. Without [sharing] in the file nothing ever leaves.",
     ),
 )
 

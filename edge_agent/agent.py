@@ -7,10 +7,12 @@
 4. What was opened is closed again, also when the agent cannot be built to its end.
 5. A part that dies is restarted by its Worker; one that says UnavailableError ends the agent.
 6. Learning is a process of its own, looked after by a part that nothing else waits for.
+7. The part that sends samples is there only where the owner's file says so; nothing waits for it.
 """
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
 from edge_agent.pipelines import Pipelines
+from edge_agent.sharing.building import build_sharer
 from edge_agent.telemetry.events import OperatorEvents
 from edge_agent.telemetry.procfs_host import ProcfsHost
 from edge_agent.telemetry.publisher import Publisher
@@ -208,8 +211,17 @@ class Agent:
                 ("renewal", self._renewal.run),
                 ("updater", self._updater.run),
                 ("learner", self._learner.run),
+                *self._sharing(state),
             )
         ]
+
+    def _sharing(self, state: Path) -> Iterator[tuple[str, Callable[[threading.Event], None]]]:
+        """Yield the part that sends samples, where the owner has any sent."""
+        settings = self._config.sharing
+        if settings is not None:
+            power = ProcfsPower(self._clock)
+            sharer = build_sharer(settings, state, self._identity, power, self._clock)
+            yield "sharing", sharer.run
 
     def _wanted_pipelines(self) -> tuple[str, ...] | None:
         target = self._updater.target

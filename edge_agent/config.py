@@ -1,7 +1,7 @@
 """The agent's whole configuration: each part's settings, put together and read once, at start.
 
 One TOML file: `[[pipelines]]`, each with a source, a model's name, how to decide, and who is told;
-`[learning]`, what the owner lets the device learn.
+`[learning]`, what the owner lets the device learn; `[sharing]`, which samples may leave it.
 What must not live here: what a setting means (that is beside the part that owns it).
 """
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_agent.decisions.settings import DecisionSettings
+from edge_agent.sharing.settings import SharingSettings
 from edge_agent.sources.settings import SourceSettings
 from edge_agent.telemetry.publisher import PublisherSettings
 from edge_agent.telemetry.sinks import HubSinkSettings, SinkSettings
@@ -65,6 +66,7 @@ class AgentConfig(Settings, frozen=True):
     updates: UpdateSettings = UpdateSettings()
     link: ReconnectSettings = ReconnectSettings()
     learning: LearningSettings | None = None  # Without it the device never learns
+    sharing: SharingSettings | None = None  # Without it no sample ever leaves
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.file_status import StatusFile
 from edge_agent.learning_view import look_at_learning
+from edge_agent.sharing_view import look_at_sharing
 from edge_agent.sources.opening import open_source
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.http_enrolment import fetch_introduction, parse_hub_url
@@ -144,6 +145,10 @@ def _configuration(path: Path, state: Path, clock: Clock) -> Iterator[Finding]:
         yield from look_at_learning(config, state, clock)
     except IsthmusError as error:
         yield Finding("learning", Level.BAD, error.message, error.remedy)
+    try:
+        yield from look_at_sharing(config, state, clock)
+    except IsthmusError as error:
+        yield Finding("sharing", Level.BAD, error.message, error.remedy)
 
 
 def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:

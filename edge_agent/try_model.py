@@ -32,7 +32,7 @@ from edge_agent.sources.source import Source
 from edge_agent.try_summary import Tally, TrySummary
 from shared.clock import Clock, SystemClock
 from shared.errors import ContractError
-from shared.model.spec import ModelSpec, WindowInput, parse_spec
+from shared.model.spec import ModelSpec, TextInput, WindowInput, parse_spec
 
 ITEMS_DEFAULT = 1000
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "tcp://", "udp://")
@@ -100,6 +100,12 @@ def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
 
     Raises ContractError `source.missing` or `source.guess`.
     """
+    if isinstance(spec.input, TextInput):
+        raise ContractError(
+            "source.guess",
+            f"The model {spec.model} takes texts; a device has no source of texts.",
+            remedy="Ask the hub: POST /api/v1/models/NAME/infer.",
+        )
     window = WindowSettings(samples=1)
     if isinstance(spec.input, WindowInput):
         window = WindowSettings(samples=spec.input.samples, step=spec.input.samples)

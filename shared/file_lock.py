@@ -6,9 +6,14 @@ what the folder holds.
 
 import fcntl
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from shared.clock import Clock
 from shared.errors import UnavailableError
+
+RETRY_S = 0.2
 
 
 class FileLock:
@@ -45,6 +50,29 @@ class FileLock:
     def release(self) -> None:
         """Let the next process have it. Once."""
         os.close(self._descriptor)
+
+
+def wait_for_lock(
+    take: Callable[[], FileLock],
+    clock: Clock,
+    *,
+    seconds_max: float,
+    stop: threading.Event | None = None,
+) -> FileLock:
+    """Return what `take` returns, tried while another process holds it: it may be about to end.
+
+    Args: stop: gives up waiting when it is set; the lock is tried once more.
+
+    Raises what `take` raises at last.
+    """
+    until_s = clock.monotonic_s() + seconds_max
+    stop = stop or threading.Event()
+    while clock.monotonic_s() < until_s and not stop.is_set():
+        try:
+            return take()
+        except UnavailableError:
+            clock.wait(stop, RETRY_S)
+    return take()
 
 
 def is_locked(path: Path) -> bool:

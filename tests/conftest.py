@@ -16,5 +16,6 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.api_client",
+    "tests.support.digits_hub",
     "tests.support.s3_server",
 ]

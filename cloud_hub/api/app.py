@@ -13,10 +13,15 @@ from fastapi.staticfiles import StaticFiles
 from cloud_hub.api import (
     audit_routes,
     checkpoints,
+    cloud_jobs,
+    collections,
+    dataset_labels,
+    datasets,
     devices,
     evaluation_sets,
     events,
     health,
+    infer,
     jobs,
     metrics,
     operator_routes,
@@ -24,9 +29,11 @@ from cloud_hub.api import (
     rollouts,
     telemetry,
     tokens,
+    usage,
     why,
 )
-from cloud_hub.api.auth import Gate
+from cloud_hub.api.auth import DEVICE_PATHS, Gate
+from cloud_hub.api.device_samples import make_device_samples_router
 from cloud_hub.api.enrolment import make_enrolment_router
 from cloud_hub.api.errors import add_error_handlers
 from cloud_hub.api.http_limits import BodyLimit, SafeHeaders
@@ -34,14 +41,23 @@ from cloud_hub.api.observe import observe
 from cloud_hub.api.order_body import order_schemas
 from cloud_hub.api.services import Services
 from cloud_hub.api.settings import ApiSettings
-from cloud_hub.dashboard import actions, job_pages, login, pages
+from cloud_hub.dashboard import (
+    actions,
+    cloud_job_pages,
+    dataset_pages,
+    job_pages,
+    label_pages,
+    login,
+    pages,
+)
 from cloud_hub.dashboard.render import render_error
 
 OPENAPI_PATH = "/api/v1/openapi.json"
 STATIC = Path(__file__).parent.parent / "dashboard" / "static"
 DESCRIPTION = """The hub of a fleet of devices that run models.
 
-Every call but `/health` and `/api/v1/enrolment` needs `Authorization: Bearer <operator token>`.
+Every call needs `Authorization: Bearer <operator token>`, but `/health` and what devices call:
+`/api/v1/enrolment`, and `/api/v1/device-samples`, which they sign with their own keys.
 Times are milliseconds since 1970, UTC. Every refusal has the body `{code, message, remedy}`.
 """
 TAGS = [
@@ -49,6 +65,8 @@ TAGS = [
     {"name": "Telemetry", "description": "What devices conclude and measure."},
     {"name": "Releases", "description": "Models, their signed releases, and channels."},
     {"name": "Learning", "description": "Jobs in which devices learn together, and checkpoints."},
+    {"name": "Training", "description": "Jobs in the cloud, their curves, reports and usage."},
+    {"name": "Serving", "description": "Released models as an API."},
     {"name": "Rollouts", "description": "Moving devices to a release, and back."},
     {"name": "Hub", "description": "The hub itself: health, metrics, audit, operators."},
     {"name": "Live", "description": "What changes, as it changes."},
@@ -81,7 +99,13 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         releases,
         jobs,
         checkpoints,
+        cloud_jobs,
+        usage,
+        collections,
+        datasets,
+        dataset_labels,
         evaluation_sets,
+        infer,
         rollouts,
         why,
         audit_routes,
@@ -99,7 +123,8 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
             clock=services.clock,
         )
     )
-    for page in (login, pages, actions, job_pages):
+    app.include_router(make_device_samples_router(services))
+    for page in (login, pages, actions, job_pages, cloud_job_pages, label_pages, dataset_pages):
         app.include_router(page.routes, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe(app)
@@ -135,7 +160,7 @@ def _describe(app: FastAPI) -> None:
 
 
 def _correct(path: str, operation: dict[str, Any]) -> None:
-    if path != "/health" and not path.startswith("/api/v1/enrolment"):
+    if path != "/health" and path not in DEVICE_PATHS:
         operation["security"] = [{"operator": []}]
     else:
         operation["responses"].pop("401", None)

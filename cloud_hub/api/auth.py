@@ -18,10 +18,13 @@ from cloud_hub.api.operator_service import OperatorService
 from cloud_hub.api.operators import Operator
 from cloud_hub.api.settings import ApiSettings
 from shared.errors import IsthmusError, RefusedError
+from shared.wire.device_samples import ITEM_PATH, OFFER_PATH
 from shared.wire.enrolment import CA_PATH, JOIN_PATH, RENEW_PATH
 
 SESSION_COOKIE = "isthmus_session"
-OPEN_PATHS = frozenset({"/health", "/login", "/favicon.ico", CA_PATH, JOIN_PATH, RENEW_PATH})
+# Who asks at the last two says so with a device's own key (api/device_samples.py).
+DEVICE_PATHS = frozenset({CA_PATH, JOIN_PATH, RENEW_PATH, OFFER_PATH, ITEM_PATH})
+OPEN_PATHS = frozenset({"/health", "/login", "/favicon.ico"}) | DEVICE_PATHS
 OPEN_PREFIX = "/static/"
 METRICS_PATH = "/metrics"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -99,6 +99,23 @@ def get_weights(checkpoint_id: NamePath, services: ServicesDep) -> Response:
     return Response(data, media_type=WEIGHTS_TYPE, headers=headers)
 
 
+@routes.delete("/{checkpoint_id}", summary="Remove it", responses=errors(404, 409))
+def remove_checkpoint(
+    checkpoint_id: NamePath, services: ServicesDep, acting: ActingDep
+) -> CheckpointOut:
+    """Forget a checkpoint and its weights; answers what it was.
+
+    Refused (409) while a Job starts from it, or made it and has not settled its result. What was
+    released from it stays.
+    """
+    with acting.act("checkpoint.remove", checkpoint_id):
+        checkpoint = services.releases.checkpoints.get(CheckpointId(checkpoint_id))
+        services.training.require_checkpoint_free(checkpoint.checkpoint_id)
+        services.cloud_jobs.require_checkpoint_free(checkpoint.checkpoint_id)
+        services.releases.checkpoints.remove(checkpoint.checkpoint_id)
+    return checkpoint_out(checkpoint)
+
+
 @routes.post(
     "/{checkpoint_id}/release",
     summary="Release it",

@@ -110,21 +110,21 @@ class RenewOut(BaseModel):
 class FailureLimit:
     """Counts each address's failures; safe to share between threads."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, code: str = "enrolment.too_many_failures") -> None:
+        self._clock, self._code = clock, code
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()  # Since when, how many
 
     def require_free(self, address: str) -> None:
-        """Raise RefusedError `enrolment.too_many_failures` if this address must wait."""
+        """Raise RefusedError, such as `enrolment.too_many_failures`, if this address must wait."""
         with self._lock:
             since_s, count = self._failures.get(address, (0.0, 0))
         wait_s = since_s + WINDOW_S - self._clock.monotonic_s()
         if count >= FAILURES_MAX and wait_s > 0:
             raise RefusedError(
-                "enrolment.too_many_failures",
-                f"Joining failed {count} times from {address}.",
-                remedy=f"Wait {int(wait_s) + 1} seconds, and look at the token.",
+                self._code,
+                f"It failed {count} times from {address}.",
+                remedy=f"Wait {int(wait_s) + 1} seconds, and look at the token or the key.",
             )
 
     def note_failure(self, address: str) -> None:

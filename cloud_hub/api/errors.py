@@ -40,6 +40,7 @@ STATUS_BY_CODE: Mapping[str, int] = MappingProxyType(
         "auth.origin": 403,
         "auth.too_many_attempts": 429,
         "enrolment.too_many_failures": 429,
+        "samples.too_many_failures": 429,
         "limit.body": 413,
         "limit.length_missing": 411,
         "http.method": 405,

@@ -1,9 +1,10 @@
 """Limits and headers around every HTTP answer: body sizes, and what browsers may do with a page.
 
 1. A body must say its length first, so that one that is too large is refused unread. Of uploads
-   only UPLOADS_MAX are taken at once: each is held in memory whole, and its examination takes a
-   thread for as long as it lasts.
-2. No page of ours loads anything from elsewhere, runs inline script or style, or is framed.
+   only UPLOADS_MAX are taken at once: each is held in memory whole (but for datasets, which go to
+   the disk as they come), and its examination takes a thread for as long as it lasts.
+2. Samples that devices send are held in memory whole, too: of those SAMPLES_MAX at once.
+3. No page of ours loads anything from elsewhere, runs inline script or style, or is framed.
 """
 
 import re
@@ -14,11 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cloud_hub.api.errors import error_response
 from cloud_hub.api.settings import ApiSettings
 from shared.errors import ContractError, TransientError
+from shared.wire.device_samples import ITEM_PATH, ITEM_REQUEST_BYTES_MAX
 
 UPLOAD_PATH = "/api/v1/releases"
 UPLOADS = frozenset({("POST", UPLOAD_PATH), ("POST", "/api/v1/checkpoints")})
+DATASET_PATH = re.compile(r"/api/v1/datasets/[^/]+/(import|labels)")
+LABELS_PATH = re.compile(r"/api/v1/datasets/[^/]+/labels")
 EVALUATION_PATH = re.compile(r"/api/v1/models/[^/]+/evaluation-set")
+INFER_PATH = re.compile(r"/api/v1/models/[^/]+/infer")
 UPLOADS_MAX = 4
+SAMPLES_MAX = 16
 STATIC_PREFIX = "/static/"
 CONTENT_POLICY = "; ".join(
     (
@@ -76,6 +82,7 @@ class BodyLimit:
         self._app = app
         self._settings = settings
         self._uploads_count = 0
+        self._samples_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -84,6 +91,8 @@ class BodyLimit:
             await error_response(problem)(scope, receive, send)
         elif scope["type"] == "http" and _is_upload(scope):
             await self._serve_upload(scope, receive, send)
+        elif scope["type"] == "http" and _is_sample(scope):
+            await self._serve_sample(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -102,6 +111,17 @@ class BodyLimit:
         finally:
             self._uploads_count -= 1
 
+    async def _serve_sample(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._samples_count >= SAMPLES_MAX:
+            busy = TransientError("limit.samples", f"{SAMPLES_MAX} samples are being taken in.")
+            await error_response(busy)(scope, receive, send)
+            return
+        self._samples_count += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._samples_count -= 1
+
     def _problem(self, scope: Scope) -> ContractError | None:
         headers = Headers(scope=scope)
         if "transfer-encoding" in headers:
@@ -110,19 +130,40 @@ class BodyLimit:
                 "The request does not say how long its body is.",
                 remedy="Send Content-Length instead of a chunked body.",
             )
-        is_upload = _is_upload(scope)
-        limit = self._settings.upload_bytes_max if is_upload else self._settings.body_bytes_max
+        limit, setting = _limit(scope, self._settings)
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > limit:
             return ContractError(
                 "limit.body",
                 f"The body has {length[:20]} bytes; the limit here is {limit}.",
-                remedy="Raise api.upload_bytes_max in the hub's settings." if is_upload else "",
+                remedy=f"Raise {setting} in the hub's settings." if setting else "",
             )
         return None
+
+
+def _limit(scope: Scope, settings: ApiSettings) -> tuple[int, str]:
+    """Return how long a body may be, and the setting that says so where it is one for uploads."""
+    if _is_dataset(scope):
+        return settings.dataset_bytes_max, "api.dataset_bytes_max"
+    if _is_sample(scope):
+        return ITEM_REQUEST_BYTES_MAX, ""
+    if scope["method"] == "POST" and INFER_PATH.fullmatch(scope["path"]):
+        return settings.infer_bytes_max, "api.infer_bytes_max"
+    if _is_upload(scope):
+        return settings.upload_bytes_max, "api.upload_bytes_max"
+    return settings.body_bytes_max, ""
 
 
 def _is_upload(scope: Scope) -> bool:
     method, path = scope["method"], scope["path"]
     is_evaluation = method == "PUT" and EVALUATION_PATH.fullmatch(path) is not None
-    return (method, path) in UPLOADS or is_evaluation
+    is_labels = method == "POST" and LABELS_PATH.fullmatch(path) is not None
+    return (method, path) in UPLOADS or is_evaluation or is_labels or _is_dataset(scope)
+
+
+def _is_sample(scope: Scope) -> bool:
+    return (scope["method"], scope["path"]) == ("POST", ITEM_PATH)
+
+
+def _is_dataset(scope: Scope) -> bool:
+    return scope["method"] == "PUT" and DATASET_PATH.fullmatch(scope["path"]) is not None

@@ -3,7 +3,7 @@
 Names end in their unit; everything the hub counts since its start is a counter.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from fastapi import APIRouter, Response
@@ -17,10 +17,13 @@ from cloud_hub.api.services import Services, ServicesDep
 from cloud_hub.devices.device import DeviceState
 from cloud_hub.devices.presence import PresenceState
 from cloud_hub.rollouts.rollout import RolloutState
+from cloud_hub.training.cloud.cloud_job import CloudJobState
+from cloud_hub.training.job import JobState, Outcome
 
 routes = APIRouter(tags=["Hub"])
 
 ROLLOUTS_MAX = 1000  # The newest ones are counted
+JOBS_MAX = 1000
 Family = GaugeMetricFamily | CounterMetricFamily
 
 
@@ -35,6 +38,9 @@ class HubCollector(Collector):
         yield from self._fleet()
         yield from self._taken()
         yield from self._rollouts()
+        yield from self._jobs()
+        yield from self._cloud_jobs()
+        yield self._served()
 
     def _fleet(self) -> Iterator[Family]:
         devices = self._services.devices.list_devices()
@@ -97,6 +103,58 @@ class HubCollector(Collector):
         )
         releases = Counter(release.model for release in self._services.releases.releases())
         yield _gauge("isthmus_releases", "Releases", "model", releases.items())
+
+    def _jobs(self) -> Iterator[Family]:
+        found = self._services.training.jobs(limit=JOBS_MAX)
+        states = Counter(job.state.value for job in found)
+        yield _gauge(
+            "isthmus_jobs",
+            "Jobs of learning together",
+            "state",
+            ((state.value, states[state.value]) for state in JobState),
+        )
+        outcomes = Counter(job.outcome.value for job in found if job.outcome is not None)
+        yield _gauge(
+            "isthmus_jobs_finished",
+            "Finished Jobs",
+            "outcome",
+            ((outcome.value, outcomes[outcome.value]) for outcome in Outcome),
+        )
+
+    def _cloud_jobs(self) -> Iterator[Family]:
+        jobs = self._services.cloud_jobs
+        states = Counter(job.state.value for job in jobs.list(limit=JOBS_MAX))
+        yield _gauge(
+            "isthmus_cloud_jobs",
+            "Jobs in the cloud",
+            "state",
+            ((state.value, states[state.value]) for state in CloudJobState),
+        )
+        status = jobs.status()
+        yield _gauge(
+            "isthmus_training_runs",
+            "Training runs that wait or train",
+            "state",
+            (("queued", status.runs_queued), ("running", status.runs_running)),
+        )
+        yield _gauge("isthmus_training_slots", "Runs at a time here", "", (("", status.slots),))
+        spent: defaultdict[tuple[str, str], float] = defaultdict(float)
+        for row in jobs.usage():
+            spent[row.model, row.owner] += row.device_seconds
+        family = CounterMetricFamily(
+            "isthmus_training_device_seconds",
+            "What training took: wall seconds times processes",
+            labels=["model", "owner"],
+        )
+        for who, seconds in spent.items():
+            family.add_metric(who, seconds)
+        yield family
+
+    def _served(self) -> Family:
+        served = dict(self._services.serving.items_by_model)
+        return _counter(
+            "isthmus_items_served", "Items that released models were asked", "model", served.items()
+        )
 
 
 @routes.get(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from cloud_hub.api.services import Services
 from cloud_hub.rollouts.rollout import UNFINISHED
+from cloud_hub.training.cloud.cloud_job import CloudJobState
 from cloud_hub.training.job import JobState
 from shared.ids import DeviceId
 
@@ -22,11 +23,13 @@ def observe(services: Services) -> Mapping[str, object]:
     marks.update(_devices(services))
     marks.update(_rollouts(services))
     marks.update(_jobs(services))
+    marks.update(_cloud_jobs(services))
     marks["releases"] = (
         tuple(release.name for release in services.releases.releases()),
         services.releases.channels(),
         tuple(c.candidate_id for c in services.releases.candidates.candidates(limit=1)),
     )
+    marks["datasets"] = services.datasets.list()
     marks["audit"] = tuple(services.audit.entries(limit=1))
     return marks
 
@@ -74,3 +77,15 @@ def _jobs(services: Services) -> Iterator[tuple[str, object]]:
             mark = (job, training.rounds(job_id), training.devices(job_id))
         yield f"job:{job.job_id}", mark
     yield "jobs", tuple(found)
+
+
+def _cloud_jobs(services: Services) -> Iterator[tuple[str, object]]:
+    found = services.cloud_jobs.list(limit=JOBS_MAX)
+    marks: list[object] = []
+    for job in found:
+        mark: object = job
+        if job.state is not CloudJobState.FINISHED:
+            mark = (job, services.cloud_jobs.runs(job.job_id))
+        marks.append(mark)
+        yield f"cloud-job:{job.job_id}", mark
+    yield "cloud-jobs", (tuple(marks), services.cloud_jobs.status().trouble)

@@ -14,11 +14,15 @@ from cloud_hub.api.audit import AuditLog
 from cloud_hub.api.enrolment import EnrolmentInfo
 from cloud_hub.api.operator_service import OperatorService
 from cloud_hub.api.operators import Operator
+from cloud_hub.datasets.collecting.service import CollectionService
+from cloud_hub.datasets.service import DatasetService
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts.controller import RolloutController
+from cloud_hub.serving.service import ServingService
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.cloud.service import CloudJobService
 from cloud_hub.training.service import TrainingService
 from shared.clock import Clock
 
@@ -60,8 +64,12 @@ class Services:
     devices: DeviceService
     telemetry: TelemetryService
     releases: ReleaseService
+    datasets: DatasetService
+    collections: CollectionService
     training: TrainingService
+    cloud_jobs: CloudJobService
     rollouts: RolloutController
+    serving: ServingService
     operators: OperatorService
     audit: AuditLog
     hub: HubInfo

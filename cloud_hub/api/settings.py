@@ -12,6 +12,8 @@ class ApiSettings(Settings, frozen=True):
 
     body_bytes_max: Annotated[int, Meta(ge=1024, le=64 << 20)] = 1 << 20
     upload_bytes_max: Annotated[int, Meta(ge=1024, le=4 << 30)] = 512 << 20
+    dataset_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 40)] = 16 << 30  # Goes to the disk
+    infer_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 30)] = 32 << 20  # Of one request's items
     session_hours: Annotated[int, Meta(ge=1, le=24 * 30)] = 12
     login_failures_max: Annotated[int, Meta(ge=1, le=1000)] = 10
     login_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cloud_hub.api.bodies import AnswerBody
 from cloud_hub.api.verdict_words import slice_text
-from cloud_hub.candidates.candidate import Answer, Candidate, SliceRow, Verdict
+from cloud_hub.candidates.candidate import Answer, Candidate, Measure, SliceRow, Verdict
 
 
 class ReasonOut(AnswerBody):
@@ -18,6 +18,21 @@ class ReasonOut(AnswerBody):
     limit: str
 
 
+class BoxScoresOut(AnswerBody):
+    """How well a detector's boxes are the true ones, at an overlap of 0.5."""
+
+    picture_f1: float = Field(description="Mean over pictures of the F1 of a picture's boxes")
+    f1: float = Field(description="Over the boxes of all pictures together")
+    mean_average_precision: float = Field(description="Over classes that occur, all confidences")
+
+
+class RocAreasOut(AnswerBody):
+    """The chance that an anomalous item scores above a normal one, whatever the threshold."""
+
+    new: float
+    old: float | None
+
+
 class VariantOut(AnswerBody):
     """One form of the model, measured, and why it was or was not published."""
 
@@ -27,8 +42,12 @@ class VariantOut(AnswerBody):
     text: str
     artifact_bytes: int
     latency_ms: float | None
-    accuracy: float | None
-    agreement: float | None = Field(description="Share of items decided as the first form does")
+    accuracy: float | None = Field(description="Share of items that are right; null of detectors")
+    agreement: float | None = Field(
+        description="Share of items decided, or boxes found, as by the first form"
+    )
+    boxes: BoxScoresOut | None = Field(description="Of a detector")
+    roc_area: float | None = Field(description="Of a model for anomalies")
 
 
 class SliceOut(AnswerBody):
@@ -36,8 +55,14 @@ class SliceOut(AnswerBody):
 
     name: str = Field(description="Empty: all items")
     items_count: int
-    accuracy_new: float
+    measure: Measure = Field(description="What is compared, and what the bounds are of")
+    accuracy_new: float = Field(
+        description="Share of items that are right; of pictures with boxes: all found, none false"
+    )
     accuracy_old: float | None
+    boxes_new: BoxScoresOut | None = Field(description="Of a detector")
+    boxes_old: BoxScoresOut | None
+    roc_areas: RocAreasOut | None = Field(description="Of a model for anomalies")
     answer: Answer
     gained_count: int = Field(description="Right now, wrong before")
     lost_count: int = Field(description="Wrong now, right before")
@@ -53,8 +78,12 @@ class SliceOut(AnswerBody):
         return cls(
             name=row.name,
             items_count=row.items_count,
+            measure=row.measure,
             accuracy_new=row.accuracy_new,
             accuracy_old=row.accuracy_old,
+            boxes_new=BoxScoresOut.model_validate(row.boxes_new) if row.boxes_new else None,
+            boxes_old=BoxScoresOut.model_validate(row.boxes_old) if row.boxes_old else None,
+            roc_areas=RocAreasOut.model_validate(row.roc_areas) if row.roc_areas else None,
             answer=row.answer,
             gained_count=row.gained_count,
             lost_count=row.lost_count,

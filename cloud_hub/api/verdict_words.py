@@ -1,7 +1,16 @@
 """Sentences about a Verdict, for every page and command alike. Pure."""
 
 from cloud_hub.api.job_words import bytes_text
-from cloud_hub.candidates.candidate import Answer, Comparison, Reason, SliceRow, Verdict
+from cloud_hub.candidates.candidate import (
+    Answer,
+    BoxScores,
+    Comparison,
+    Measure,
+    Reason,
+    SliceRow,
+    VariantRow,
+    Verdict,
+)
 
 ALL_ITEMS = "all items"
 
@@ -47,14 +56,16 @@ def slice_name(row: SliceRow) -> str:
 
 def slice_text(row: SliceRow) -> str:
     """Return the paired test of a slice in words."""
-    text = f"{share_text(row.accuracy_new)} of {row.items_count:,} items are right"
+    if row.boxes_new is not None:
+        return _boxes_text(row, row.boxes_new)
+    text = f"{share_text(row.accuracy_new)} of {row.items_count:,} {_right_text(row)}"
     if row.accuracy_old is None:
         return f"{text}; there is no release to compare with."
     text = (
         f"{text}, {share_text(row.accuracy_old)} before: {row.gained_count} became right, "
         f"{row.lost_count} wrong. "
     )
-    return text + _answer(row)
+    return text + _areas_text(row) + _answer(row)
 
 
 def interval_text(row: SliceRow) -> str:
@@ -75,13 +86,13 @@ def points_text(value: float | None) -> str:
 
 
 def variant_cells(verdict: Verdict) -> tuple[tuple[str, ...], ...]:
-    """Return the table of variants: form, bytes, latency, accuracy, agreement, and why."""
+    """Return the table of variants: form, bytes, latency, quality, agreement, and why."""
     return tuple(
         (
             f"{row.name} ({'published' if row.is_chosen else 'not published'})",
             bytes_text(row.artifact_bytes),
             "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
-            share_text(row.accuracy),
+            quality_text(row),
             share_text(row.agreement),
             row.text,
         )
@@ -95,14 +106,30 @@ def slice_cells(verdict: Verdict) -> tuple[tuple[str, ...], ...]:
         (
             slice_name(row),
             f"{row.items_count:,}",
-            share_text(row.accuracy_new),
-            share_text(row.accuracy_old),
+            *compared_texts(row),
             interval_text(row) or "–",
             points_text(row.margin),
             answer_text(row.answer),
         )
         for row in verdict.slices
     )
+
+
+def quality_text(row: VariantRow) -> str:
+    """Return how good a form is on held-out items, named for what it is where not accuracy."""
+    if row.boxes is not None:
+        return f"{_map_text(row.boxes)}, {_f1_text(row.boxes)}"
+    if row.roc_area is not None:
+        return f"{share_text(row.accuracy)} of flags, ROC area {row.roc_area:.3f}"
+    return share_text(row.accuracy)
+
+
+def compared_texts(row: SliceRow) -> tuple[str, str]:
+    """Return what is compared of a slice, new and old: see Measure."""
+    if row.boxes_new is not None:
+        old = f"{row.boxes_old.picture_f1:.3f}" if row.boxes_old is not None else "–"
+        return f"F1 {row.boxes_new.picture_f1:.3f}", old if old == "–" else f"F1 {old}"
+    return share_text(row.accuracy_new), share_text(row.accuracy_old)
 
 
 def answer_text(answer: Answer) -> str:
@@ -116,6 +143,43 @@ def answer_text(answer: Answer) -> str:
             return "cannot tell"
         case Answer.FIRST:
             return "nothing before"
+
+
+def _right_text(row: SliceRow) -> str:
+    return "items are flagged rightly" if row.measure is Measure.FLAGS else "items are right"
+
+
+def _boxes_text(row: SliceRow, new: BoxScores) -> str:
+    """Return the paired test of a detector's pictures in words."""
+    old = row.boxes_old
+    text = f"On {row.items_count:,} pictures the mean F1 of a picture is {new.picture_f1:.3f}"
+    whole = f"{share_text(row.accuracy_new)} of them have every object found and nothing false"
+    if old is None:
+        return (
+            f"{text}, {_map_text(new)}, {_f1_text(new)} over all boxes; {whole}; there is no "
+            "release to compare with."
+        )
+    return (
+        f"{text}, {old.picture_f1:.3f} before; {_map_text(new)}, "
+        f"{old.mean_average_precision:.3f} before; {_f1_text(new)} over all boxes, {old.f1:.3f} "
+        f"before; {whole}: {row.gained_count} became so, {row.lost_count} ceased to. "
+        f"{_answer(row)}"
+    )
+
+
+def _map_text(boxes: BoxScores) -> str:
+    return f"mAP@.5 {boxes.mean_average_precision:.3f}"
+
+
+def _f1_text(boxes: BoxScores) -> str:
+    return f"F1 {boxes.f1:.3f}"
+
+
+def _areas_text(row: SliceRow) -> str:
+    areas = row.roc_areas
+    if areas is None or areas.old is None:
+        return ""
+    return f"ROC area {areas.new:.3f}, {areas.old:.3f} before. "
 
 
 def _answer(row: SliceRow) -> str:

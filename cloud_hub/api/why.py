@@ -1,16 +1,17 @@
 """Why is it so? A device, a rollout, a Job, a Candidate or a release, explained in plain words.
 
 1. A Job, a Candidate and a release are told with everything that they led to: Job, Verdict,
-   release, rollouts, receipts, whichever of them one begins with.
+   release, rollouts, receipts, whichever of them one begins with; and with what led to them: the
+   data, the checkpoint it started from, and what that was made of (why_cloud.py).
 2. Every part is sentences, and a table where numbers belong side by side.
 """
 
 from collections.abc import Sequence
 
 from fastapi import APIRouter
-from pydantic import Field
 
-from cloud_hub.api.bodies import AnswerBody, Name, NamePath, VersionPath, errors
+from cloud_hub.api.bodies import Name, NamePath, VersionPath, errors
+from cloud_hub.api.comparison import job_of_candidate
 from cloud_hub.api.job_words import bytes_text, device_text, job_text, whom_text
 from cloud_hub.api.services import Services, ServicesDep
 from cloud_hub.api.verdict_words import (
@@ -23,9 +24,13 @@ from cloud_hub.api.verdict_words import (
     variant_cells,
     verdict_text,
 )
+from cloud_hub.api.why_bodies import PartOut, WhyOut
+from cloud_hub.api.why_cloud import cloud_job_parts
 from cloud_hub.candidates.candidate import Candidate
 from cloud_hub.releases.release import Release
 from cloud_hub.rollouts.rollout import DeviceState
+from cloud_hub.training.cloud.cloud_job import ID_PREFIX as CLOUD_START
+from cloud_hub.training.cloud.cloud_job import CloudJob
 from cloud_hub.training.job import Job, JobId
 from cloud_hub.training.spread import AccuracySpread
 from shared.errors import RefusedError
@@ -37,31 +42,14 @@ routes = APIRouter(prefix="/api/v1", tags=["Rollouts"])
 ROLLOUT_START, JOB_START, CANDIDATE_START = "roll-", "job-", "cand-"
 ROLLOUTS_MAX = 20  # Newest ones of a release that are told
 DEVICES_MAX = 50  # Told by name; of the others, how many
-VARIANT_COLUMNS = ("form", "size#", "latency#", "accuracy#", "as the first#", "why")
+VARIANT_COLUMNS = ("form", "size#", "latency#", "quality#", "as the first#", "why")
 SLICE_COLUMNS = ("slice", "items#", "new#", "old#", "change, points", "margin#", "answer")
 ROUND_COLUMNS = ("round#", "counted", "refused#", "silent#", "loss#", "accuracy#", "up#")
 
 
-class PartOut(AnswerBody):
-    """One part of an explanation."""
-
-    heading: str
-    sentences: tuple[str, ...] = ()
-    columns: tuple[str, ...] = Field(default=(), description='A name that ends in "#" is a number')
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
-class WhyOut(AnswerBody):
-    """Sentences that explain, what is now first; `parts` has them in order, with their tables."""
-
-    subject: str
-    sentences: tuple[str, ...]
-    parts: tuple[PartOut, ...]
-
-
 @routes.get("/why/{subject}", summary="Why is it so?", responses=errors(404))
 def explain(subject: NamePath, services: ServicesDep, model: Name | None = None) -> WhyOut:
-    """Explain a device, or a rollout, a Job or a Candidate by its id."""
+    """Explain a device, or a rollout, a Job of either kind or a Candidate by its id."""
     return _answer(subject, why(services, subject, model=model))
 
 
@@ -79,6 +67,8 @@ def why(services: Services, subject: str, *, model: str | None = None) -> tuple[
         return (PartOut(heading="", sentences=tuple(entry.sentence for entry in entries)),)
     if subject.startswith(JOB_START):
         return _tell_job(services, services.training.get(JobId(subject)))
+    if subject.startswith(CLOUD_START):
+        return _tell_cloud_job(services, services.cloud_jobs.get(subject))
     if subject.startswith(CANDIDATE_START):
         return _tell_candidate(services, services.releases.candidates.get(subject))
     device = services.devices.get(DeviceId(subject)).device_id
@@ -184,11 +174,24 @@ def _tell_job(services: Services, job: Job) -> tuple[PartOut, ...]:
     return parts
 
 
+def _tell_cloud_job(services: Services, job: CloudJob) -> tuple[PartOut, ...]:
+    parts = cloud_job_parts(services, job)
+    candidate = _candidate(services, job.candidate_id) if job.candidate_id else None
+    if candidate is not None:
+        parts += verdict_parts(candidate)
+    if job.release_version is not None:
+        parts += _release_parts(services, services.releases.get(job.model, job.release_version))
+    return parts
+
+
 def _tell_candidate(services: Services, candidate: Candidate) -> tuple[PartOut, ...]:
     parts: tuple[PartOut, ...] = ()
     for job in services.training.jobs_of(candidate.lineage_id):
         if candidate == find_candidate(services, job):
             parts += job_parts(services, job)
+    cloud_job = job_of_candidate(services, candidate)
+    if cloud_job is not None:
+        parts += cloud_job_parts(services, cloud_job)
     release = find_release(services, candidate)
     parts += verdict_parts(candidate)
     return parts + _release_parts(services, release) if release is not None else parts

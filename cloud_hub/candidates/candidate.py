@@ -30,6 +30,31 @@ class Answer(StrEnum):
     FIRST = "first"  # There is no old one
 
 
+class Measure(StrEnum):
+    """What is compared item by item, and what a row's bounds are of."""
+
+    ACCURACY = "accuracy"  # The share of items whose class is right
+    FLAGS = "flags"  # The share of items flagged rightly, each model by its own threshold
+    PICTURE_F1 = "picture-f1"  # The mean over pictures of the F1 of a picture's boxes
+
+
+@dataclass(frozen=True, slots=True)
+class BoxScores:
+    """How well a detector's boxes are the true ones, at an overlap of 0.5."""
+
+    picture_f1: float  # Mean over pictures; a picture without boxes on either side has 1
+    f1: float  # Over the boxes of all pictures together
+    mean_average_precision: float  # Over classes that occur, all confidences
+
+
+@dataclass(frozen=True, slots=True)
+class RocAreas:
+    """The chance that an anomalous item scores above a normal one, whatever the threshold."""
+
+    new: float
+    old: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class VariantRow:
     """One form of the model that was built and measured, and why it was or was not published."""
@@ -40,8 +65,10 @@ class VariantRow:
     text: str  # Why, for people
     artifact_bytes: int = 0
     latency_ms: float | None = None  # Median on the hub, one thread, all forms interleaved
-    accuracy: float | None = None  # On held-out items; None where there are none
-    agreement: float | None = None  # Share of held-out items decided as the first form does
+    accuracy: float | None = None  # On held-out items; None where there are none, and of detectors
+    agreement: float | None = None  # Share of items decided, or boxes found, as by the first form
+    boxes: BoxScores | None = None  # Of a detector
+    roc_area: float | None = None  # Of a model for anomalies
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +77,19 @@ class SliceRow:
 
     name: str
     items_count: int
-    accuracy_new: float
+    accuracy_new: float  # Share of items that are right; of pictures: all found, nothing false
     answer: Answer
     accuracy_old: float | None = None  # None: there is no release to compare with
     gained_count: int = 0  # Right now, wrong before
     lost_count: int = 0  # Wrong now, right before
-    bound_low: float | None = None  # One-sided 95 % bounds of accuracy_new - accuracy_old
+    bound_low: float | None = None  # One-sided 95 % bounds of new - old of what is compared
     bound_high: float | None = None
     margin: float | None = None  # Not worse means bound_low > -margin
     items_needed: int | None = None  # About how many would tell, where these do not
+    measure: Measure = Measure.ACCURACY
+    boxes_new: BoxScores | None = None  # Of detectors
+    boxes_old: BoxScores | None = None
+    roc_areas: RocAreas | None = None  # Of models for anomalies, where both kinds of items occur
 
 
 @dataclass(frozen=True, slots=True)

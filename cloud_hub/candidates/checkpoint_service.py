@@ -88,9 +88,21 @@ class CheckpointService:
         self, base: Checkpoint, weights_bytes: bytes, *, origin: str, lineage_id: LineageId
     ) -> Checkpoint:
         """Return a checkpoint of weights that were trained from `base`. Raises as `add`."""
-        return self._add(
-            base.spec, base.network, weights_bytes, lineage_id=lineage_id, origin=origin
+        return self.add_state(
+            base.spec, base.network, weights_bytes, origin=origin, lineage_id=lineage_id
         )
+
+    def add_state(
+        self,
+        spec: ModelSpec,
+        network: NetworkSpec,
+        weights_bytes: bytes,
+        *,
+        origin: str,
+        lineage_id: LineageId,
+    ) -> Checkpoint:
+        """Return a checkpoint of a state of `network` that was trained here. Raises as `add`."""
+        return self._add(spec, network, weights_bytes, lineage_id=lineage_id, origin=origin)
 
     def get(self, checkpoint_id: str) -> Checkpoint:
         """Return one checkpoint. Raises RefusedError `checkpoint.unknown`."""

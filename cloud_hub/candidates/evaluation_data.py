@@ -4,6 +4,8 @@
    CALIBRATION_ITEMS_MAX; the same for the same items in any order. An item that is there twice is
    in one part only.
 2. What is held out was never seen by whatever set or tuned the candidate's forms.
+3. What is true of an item is its label, or, on pictures for detectors, the boxes on it
+   (evaluation_boxes.py); a set has one of the two.
 """
 
 import hashlib
@@ -16,19 +18,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_hub.candidates.evaluation_boxes import TrueBoxes, check_boxes
 from cloud_hub.candidates.evaluation_limits import (
     CALIBRATION_ITEMS_MAX,
     CALIBRATION_SHARE,
     EVALUATION_BYTES_MAX,
     ITEMS_MAX,
+    SAVE_REMEDY,
     SLICE_CHARS_MAX,
     SLICES_MAX,
 )
 from shared.errors import ContractError
-from shared.model.spec import ImageInput, ModelSpec, Task, WindowInput
+from shared.model.spec import ImageInput, ModelSpec, Task, TextInput, WindowInput
 
 Array = NDArray[np.generic]
-NAMES = ("items", "labels", "slices")
+TEXT_AXES = 2
+FRAME_AXES = 4
+NAMES = ("items", "labels", "boxes", "box_starts", "slices")
+UNLABELLED = -1
 _FORMAT_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError, zlib.error)
 
 
@@ -36,9 +43,10 @@ _FORMAT_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryErro
 class EvaluationData:
     """Items with what is true of them."""
 
-    items: Array  # (N, H, W, 3) uint8 BGR, or (N, T, C) float32
-    labels: NDArray[np.int64]  # (N,)
+    items: Array  # (N, H, W, 3) uint8 BGR, (N, T, C) float32, or (N, M) uint8 texts, NUL-padded
+    labels: NDArray[np.int64]  # (N,), UNLABELLED where boxes say what is true
     slices: tuple[str, ...]  # (N,), or empty where none are named
+    boxes: TrueBoxes | None = None  # Of pictures for detectors
 
     def slice_counts(self) -> dict[str, int]:
         """Return how many items each slice has."""
@@ -63,15 +71,17 @@ def decode_evaluation(data: bytes) -> EvaluationData:
             unknown = sorted(set(archive.files) - set(NAMES))
             if unknown:
                 raise ValueError(f"unexpected array {unknown[0][:80]!r}")
-            items, labels = archive["items"], archive["labels"]
-            slices = archive["slices"] if "slices" in archive.files else None
+            found = {name: archive[name] for name in archive.files}
     except (OSError, *_FORMAT_ERRORS) as error:
         raise _invalid(str(error) or type(error).__name__) from error
+    if "items" not in found:
+        raise _invalid("`items` is missing")
+    items = found["items"]
     _check_items(items)
     count = int(items.shape[0])
-    if labels.shape != (count,) or labels.dtype.kind not in "iub":
-        raise _invalid(f"`labels` must be ({count},) whole numbers, one for each item")
-    return EvaluationData(items, labels.astype(np.int64), _slice_names(slices, count))
+    boxes = _boxes(found, items)
+    labels = np.full(count, UNLABELLED, np.int64) if boxes is not None else _labels(found, count)
+    return EvaluationData(items, labels, _slice_names(found.get("slices"), count), boxes)
 
 
 def split(items: Array) -> Split:
@@ -90,31 +100,73 @@ def pick(data: EvaluationData, indices: tuple[int, ...]) -> EvaluationData:
     """Return some of the items."""
     chosen = list(indices)
     slices = tuple(data.slices[index] for index in chosen) if data.slices else ()
-    return EvaluationData(data.items[chosen], data.labels[chosen], slices)
+    boxes = data.boxes.pick(chosen) if data.boxes is not None else None
+    return EvaluationData(data.items[chosen], data.labels[chosen], slices, boxes)
 
 
 def check_fit(data: EvaluationData, spec: ModelSpec) -> None:
     """Raise ContractError `evaluation.misfit` if a model of this spec cannot be judged by a set."""
     match spec.input:
         case ImageInput() as image:
-            wanted: tuple[int, ...] = (image.height, image.width, 3)
+            wanted: tuple[int | str, ...] = (image.height, image.width, 3)
         case WindowInput() as window:
             wanted = (window.samples, window.channels)
+        case TextInput():  # Texts of any length: what is longer is cut
+            wanted = data.items.shape[1:] if data.items.ndim == TEXT_AXES else ("bytes",)
     if data.items.shape[1:] != wanted:
         raise _misfit(f"items have shape {data.items.shape[1:]}, the model takes {wanted}")
+    if spec.task is Task.DETECTION:
+        _check_boxes_fit(data, spec)
+        return
+    if data.boxes is not None:
+        raise _misfit(f"it has boxes, the model's task is {spec.task}")
     labels_count = 2 if spec.task is Task.ANOMALY else len(spec.output.classes)
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= labels_count:
         raise _misfit(f"labels go from {low} to {high}, the model knows 0 to {labels_count - 1}")
 
 
+def _check_boxes_fit(data: EvaluationData, spec: ModelSpec) -> None:
+    if data.boxes is None:
+        raise _misfit("it has labels, a detector is measured on boxes")
+    highest, classes_count = data.boxes.class_max, len(spec.output.classes)
+    if highest >= classes_count:
+        raise _misfit(
+            f"boxes have classes up to {highest}, the model knows 0 to {classes_count - 1}"
+        )
+
+
+def _labels(found: dict[str, Array], count: int) -> NDArray[np.int64]:
+    labels = found.get("labels")
+    if labels is None:
+        raise _invalid("`labels` are missing, or `boxes` with `box_starts` for a detector")
+    if labels.shape != (count,) or labels.dtype.kind not in "iub":
+        raise _invalid(f"`labels` must be ({count},) whole numbers, one for each item")
+    return labels.astype(np.int64)
+
+
+def _boxes(found: dict[str, Array], items: Array) -> TrueBoxes | None:
+    boxes, starts = found.get("boxes"), found.get("box_starts")
+    if boxes is None and starts is None:
+        return None
+    if "labels" in found:
+        raise _invalid("`labels` and `boxes` are both there: a detector's set has boxes only")
+    if items.ndim != FRAME_AXES:
+        raise _invalid("`boxes` belong to (N, H, W, 3) frames only")
+    try:
+        return check_boxes(boxes, starts, int(items.shape[0]))
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+
+
 def _check_items(items: Array) -> None:
-    is_frames = items.ndim == 4 and items.dtype == np.uint8 and items.shape[3] == 3
+    is_frames = items.ndim == FRAME_AXES and items.dtype == np.uint8 and items.shape[3] == 3
     is_windows = items.ndim == 3 and items.dtype == np.float32
-    if not is_frames and not is_windows:
+    is_texts = items.ndim == TEXT_AXES and items.dtype == np.uint8
+    if not is_frames and not is_windows and not is_texts:
         raise _invalid(
             f"`items` are {items.dtype} {items.shape}; they must be (N, H, W, 3) uint8 BGR "
-            "frames or (N, T, C) float32 windows"
+            "frames, (N, T, C) float32 windows or (N, M) uint8 texts"
         )
     if not 1 <= items.shape[0] <= ITEMS_MAX or not items.size:
         raise _invalid(f"`items` must be 1 to {ITEMS_MAX}")
@@ -139,7 +191,8 @@ def _misfit(text: str) -> ContractError:
     return ContractError(
         "evaluation.misfit",
         f"The evaluation set does not fit the model: {text}.",
-        remedy="Add a set of items of the model's own size, labelled with its classes.",
+        remedy="Add a set of items of the model's own size, labelled with its classes; a "
+        "detector's with boxes.",
     )
 
 
@@ -147,5 +200,5 @@ def _invalid(text: str) -> ContractError:
     return ContractError(
         "evaluation.invalid",
         f"Not an evaluation set: {text}.",
-        remedy="Save it with numpy.savez(items=..., labels=..., slices=...).",
+        remedy=SAVE_REMEDY,
     )

@@ -44,8 +44,9 @@ class EvaluationSets:
         Args:
             model: whose candidates it judges.
             data: `items`, (N, H, W, 3) uint8 BGR frames of the model's own size, or (N, T, C)
-                float32 windows; `labels`, (N,) whole numbers: the class, or 0 normal and 1
-                anomalous; optionally `slices`, (N,) texts. Without pickles.
+                float32 windows, or (N, M) uint8 texts; `labels`, (N,) whole numbers: the class, or
+                0 normal and 1 anomalous; for a detector `boxes` and `box_starts` in their place
+                (evaluation_boxes.py); optionally `slices`, (N,) texts. Without pickles.
 
         Raises ContractError `evaluation.too_large` or `evaluation.invalid` (naming the array),
         RefusedError `evaluation.too_many`, TransientError.

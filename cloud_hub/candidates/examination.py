@@ -6,6 +6,7 @@ What must not live here: limits, and any opinion about what is good.
 
 import msgspec
 
+from cloud_hub.candidates.candidate import BoxScores, RocAreas
 from shared.model.spec import ModelSpec
 
 
@@ -68,6 +69,20 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     run_ms_median: float = 0.0
 
 
+class BoxFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a form of a detector and the old release find the boxes on the pictures of one slice.
+
+    The bounds and the p-value are of the mean over pictures of F1 new - old (paired_scores.py).
+    """
+
+    new: BoxScores
+    old: BoxScores | None = None  # None, as all below: there is no old release
+    bound_low: float = -1.0
+    bound_high: float = 1.0
+    worse_p_value: float = 1.0
+    squares_sum: float = 0.0  # Of the differences, picture by picture
+
+
 class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Held-out items of one slice (`name` "" is all), as a form and the old release decide them."""
 
@@ -77,6 +92,8 @@ class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
     right_old_count: int | None = None  # None: there is no old release
     gained_count: int = 0  # Right now, wrong before
     lost_count: int = 0  # Wrong now, right before
+    boxes: BoxFacts | None = None  # Of detectors
+    roc_areas: RocAreas | None = None  # Of models for anomalies
 
 
 class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +105,8 @@ class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelFacts = ModelFacts()
     run: RunFacts | None = None
     latency_ms: float | None = None  # Median, interleaved with all others and the old release
-    agreement_count: int = 0  # Held-out items decided as the first form decides them
+    agreement_count: int = 0  # Held-out items (boxes) decided (found) as by the first form
+    agreement_total: int | None = None  # Of how many boxes of both; None: of the held-out items
     slices: tuple[PairedCounts, ...] = ()  # All items first; empty where nothing was held out
 
 
@@ -96,7 +114,6 @@ class EvaluationFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What came of measuring the model's forms beside each other and beside the old release."""
 
     error: str = ""  # Why the evaluation set cannot judge this model
-    is_supported: bool = True  # Whether decisions of this task are counted at all
     items_count: int = 0  # Held out
     calibration_count: int = 0
     variants: tuple[VariantFacts, ...] = ()  # The model as it came first

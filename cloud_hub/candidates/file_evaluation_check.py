@@ -12,7 +12,7 @@ import msgspec
 from cloud_hub.candidates import evaluation_limits as limits
 from cloud_hub.candidates.evaluation_data import decode_evaluation
 from cloud_hub.candidates.process_evaluation_check import EVALUATION, FACTS, SetFacts
-from cloud_hub.candidates.process_limits import limit_this_process
+from cloud_hub.process_limits import limit_this_process
 from shared.errors import ContractError
 
 

@@ -15,7 +15,7 @@ from cloud_hub.candidates.examination import Examination, ModelFacts, RunFacts, 
 from cloud_hub.candidates.export_files import ExportSettings
 from cloud_hub.candidates.gate_quality import QualitySettings
 from cloud_hub.candidates.variant_choice import VariantSettings
-from shared.model.spec import ImageInput, ModelSpec
+from shared.model.spec import ImageInput, ModelSpec, TextInput, WindowInput
 from shared.release.manifest import ARTIFACT_BYTES_MAX
 from shared.settings import Settings
 
@@ -110,7 +110,7 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
         return [Reason("gate.inputs", text, str(len(inputs)), "1")]
     reasons = []
     given, wanted = inputs[0], spec.input_shape
-    dtypes = ("float32", "uint8") if isinstance(spec.input, ImageInput) else ("float32",)
+    dtypes = _input_dtypes(spec)
     if given.dtype not in dtypes:
         text = f"The input {given.name[:40]!r} has the wrong number type."
         reasons.append(Reason("gate.input_dtype", text, given.dtype, " or ".join(dtypes)))
@@ -122,6 +122,16 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
         measured = _shape_text(given.shape)
         reasons.append(Reason("gate.input_shape", text, measured, _shape_text(wanted)))
     return reasons
+
+
+def _input_dtypes(spec: ModelSpec) -> tuple[str, ...]:
+    match spec.input:
+        case ImageInput():
+            return ("float32", "uint8")
+        case WindowInput():
+            return ("float32",)
+        case TextInput():
+            return ("int64",)
 
 
 def _golden_reason(run: RunFacts, spec: ModelSpec) -> Reason:

@@ -5,21 +5,27 @@
 2. Where the items do not tell, all items together refuse (unless settings say otherwise), and so
    does a slice of `slice_items_min` or more; a smaller slice gives a remark.
 3. A slice that is shown to be worse refuses whatever its size.
-4. A model's first release is compared with nothing; `accuracy_min` holds for every release.
+4. A model's first release is compared with nothing; `accuracy_min` holds for every release, of
+   detectors `f1_min` does.
+5. What is compared is the share of right items; of models for anomalies that of right flags, each
+   model by its own threshold; of detectors the mean over pictures of the F1 of a picture's boxes,
+   whose bounds were computed where the pictures are (paired_scores.py).
 """
 
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from cloud_hub.candidates.candidate import Answer, Reason, SliceRow
+from cloud_hub.candidates.candidate import Answer, Measure, Reason, SliceRow
 from cloud_hub.candidates.examination import EvaluationFacts, PairedCounts, VariantFacts
 from cloud_hub.candidates.paired_test import (
     bound_high,
     bound_low,
     claims_by_holm,
     items_needed,
+    items_needed_of_spread,
     worse_p_value,
 )
 from shared.settings import Settings
@@ -33,14 +39,15 @@ ALL_ITEMS = ""
 class QualitySettings(Settings, frozen=True):
     """How much worse, slower or larger than the release before it a new one may be."""
 
-    margin: Margin = 0.02  # Of accuracy, on all held-out items
+    margin: Margin = 0.02  # Of accuracy, or of the mean F1 of a picture, on all held-out items
     slice_margin: Margin = 0.05  # In one slice
     slice_margins: Annotated[dict[str, Margin], Meta(max_length=64)] = msgspec.field(
         default_factory=dict
     )  # Of slices that have their own
     slice_items_min: Annotated[int, Meta(ge=1)] = 100  # Smaller ones cannot refuse by not telling
     is_unsure_refused: bool = True  # Whether "cannot tell" refuses
-    accuracy_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    accuracy_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Not of detectors
+    f1_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Of detectors: mean of a picture
     latency_ms_max: Latency | None = None  # Median on the hub, one thread
     latency_ratio_max: Ratio = 1.5  # To the old release, measured in turns
     latency_floor_ms: Annotated[float, Meta(ge=0.0)] = 5.0  # Faster than this is fast enough
@@ -51,16 +58,8 @@ def compare_slices(
     counts: tuple[PairedCounts, ...], settings: QualitySettings
 ) -> tuple[SliceRow, ...]:
     """Return what a paired test says of all items (first) and of each slice."""
-    slices = {
-        one.name: worse_p_value(one.gained_count, one.lost_count)
-        for one in counts
-        if one.name != ALL_ITEMS
-    }
-    overall = {
-        one.name: worse_p_value(one.gained_count, one.lost_count)
-        for one in counts
-        if one.name == ALL_ITEMS
-    }
+    slices = {one.name: _worse_p_value(one) for one in counts if one.name != ALL_ITEMS}
+    overall = {one.name: _worse_p_value(one) for one in counts if one.name == ALL_ITEMS}
     worse = claims_by_holm(slices) | claims_by_holm(overall)
     return tuple(_row(one, settings, is_worse=one.name in worse) for one in counts)
 
@@ -79,12 +78,7 @@ def quality_reasons(
             is_refused = settings.is_unsure_refused and not is_small
             code = "gate.cannot_tell" if not row.name else "gate.slice_cannot_tell"
             (reasons if is_refused else remarks).append(_reason(row, code))
-    floor = settings.accuracy_min
-    if floor is not None and rows and rows[0].accuracy_new < floor:
-        text = "The model is right too rarely on held-out items."
-        accuracy = f"{rows[0].accuracy_new:.3f}"
-        reasons.append(Reason("gate.accuracy", text, accuracy, f">= {floor:g}"))
-    return reasons, remarks
+    return [*reasons, *_floor_reasons(rows[:1], settings)], remarks
 
 
 def cost_reasons(
@@ -111,30 +105,78 @@ def cost_reasons(
     return reasons
 
 
+def _floor_reasons(rows: tuple[SliceRow, ...], settings: QualitySettings) -> list[Reason]:
+    reasons = []
+    for row in rows:
+        boxes, floor = row.boxes_new, settings.accuracy_min
+        if boxes is not None:
+            if settings.f1_min is not None and boxes.picture_f1 < settings.f1_min:
+                text = "The model finds too few of the true boxes, or too many false ones."
+                limit = f">= {settings.f1_min:g}"
+                reasons.append(Reason("gate.f1", text, f"{boxes.picture_f1:.3f}", limit))
+        elif floor is not None and row.accuracy_new < floor:
+            text = "The model is right too rarely on held-out items."
+            accuracy = f"{row.accuracy_new:.3f}"
+            reasons.append(Reason("gate.accuracy", text, accuracy, f">= {floor:g}"))
+    return reasons
+
+
+def _worse_p_value(counts: PairedCounts) -> float:
+    if counts.boxes is not None:
+        return counts.boxes.worse_p_value
+    return worse_p_value(counts.gained_count, counts.lost_count)
+
+
 def _row(counts: PairedCounts, settings: QualitySettings, *, is_worse: bool) -> SliceRow:
-    items, accuracy = counts.items_count, counts.right_count / max(counts.items_count, 1)
+    items, boxes = counts.items_count, counts.boxes
+    first = SliceRow(
+        name=counts.name,
+        items_count=items,
+        accuracy_new=counts.right_count / max(items, 1),
+        answer=Answer.FIRST,
+        measure=_measure(counts),
+        boxes_new=boxes.new if boxes else None,
+        roc_areas=counts.roc_areas,
+    )
     if counts.right_old_count is None or not items:
-        return SliceRow(counts.name, items, accuracy, Answer.FIRST)
-    gained, lost = counts.gained_count, counts.lost_count
+        return first
     margin = margin_of(counts.name, settings)
-    low = bound_low(gained, lost, items)
+    low, high = _bounds(counts)
     answer = Answer.NOT_WORSE if low > -margin else Answer.CANNOT_TELL
     if answer is Answer.CANNOT_TELL and is_worse:
         answer = Answer.WORSE
-    is_short = answer is Answer.CANNOT_TELL
-    return SliceRow(
-        name=counts.name,
-        items_count=items,
-        accuracy_new=accuracy,
+    return replace(
+        first,
         answer=answer,
         accuracy_old=counts.right_old_count / items,
-        gained_count=gained,
-        lost_count=lost,
+        gained_count=counts.gained_count,
+        lost_count=counts.lost_count,
         bound_low=low,
-        bound_high=bound_high(gained, lost, items),
+        bound_high=high,
         margin=margin,
-        items_needed=items_needed(gained, lost, items, margin=margin) if is_short else None,
+        items_needed=_needed(counts, margin) if answer is Answer.CANNOT_TELL else None,
+        boxes_old=boxes.old if boxes else None,
     )
+
+
+def _measure(counts: PairedCounts) -> Measure:
+    if counts.boxes is not None:
+        return Measure.PICTURE_F1
+    return Measure.ACCURACY if counts.roc_areas is None else Measure.FLAGS
+
+
+def _bounds(counts: PairedCounts) -> tuple[float, float]:
+    if counts.boxes is not None:
+        return counts.boxes.bound_low, counts.boxes.bound_high
+    paired = (counts.gained_count, counts.lost_count, counts.items_count)
+    return bound_low(*paired), bound_high(*paired)
+
+
+def _needed(counts: PairedCounts, margin: float) -> int:
+    items = counts.items_count
+    if counts.boxes is not None:
+        return items_needed_of_spread(counts.boxes.squares_sum, items, margin=margin)
+    return items_needed(counts.gained_count, counts.lost_count, items, margin=margin)
 
 
 def margin_of(name: str, settings: QualitySettings) -> float:
@@ -145,15 +187,29 @@ def margin_of(name: str, settings: QualitySettings) -> float:
 
 
 def _reason(row: SliceRow, code: str) -> Reason:
-    where = f"In slice {row.name!r} " if row.name else "On all held-out items "
-    text = (
-        f"{where}{row.lost_count} of {row.items_count} items got worse, {row.gained_count} better; "
-        f"accuracy {row.accuracy_old or 0.0:.3f} -> {row.accuracy_new:.3f}."
-    )
+    things = "pictures" if row.measure is Measure.PICTURE_F1 else "items"
+    where = f"In slice {row.name!r} " if row.name else f"On all held-out {things} "
+    text = where + _change(row)
     if row.answer is Answer.CANNOT_TELL:
         text += (
-            f" {row.items_count} items cannot tell whether that is within the margin; "
+            f" {row.items_count} {things} cannot tell whether that is within the margin; "
             f"about {row.items_needed} would be needed."
         )
     measured = f"95 % lower bound {100 * (row.bound_low or 0.0):+.1f} points"
     return Reason(code, text, measured, f"above {-100 * (row.margin or 0.0):.1f} points")
+
+
+def _change(row: SliceRow) -> str:
+    new, old = row.boxes_new, row.boxes_old
+    if new is not None and old is not None:
+        return (
+            f"the mean F1 of a picture went {old.picture_f1:.3f} -> {new.picture_f1:.3f} and "
+            f"mAP@.5 {old.mean_average_precision:.3f} -> {new.mean_average_precision:.3f}; "
+            f"{row.lost_count} of {row.items_count} pictures are not wholly right any more, "
+            f"{row.gained_count} became so."
+        )
+    counted = f"{row.lost_count} of {row.items_count} items got worse, {row.gained_count} better; "
+    shares = f"{row.accuracy_old or 0.0:.3f} -> {row.accuracy_new:.3f}."
+    if row.measure is Measure.FLAGS:
+        return f"{counted}flagged rightly, each model by its own threshold: {shares}"
+    return f"{counted}accuracy {shares}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cloud_hub.candidates import gate
 from cloud_hub.candidates.candidate import Comparison, Reason, Verdict
 from cloud_hub.candidates.evaluation_limits import CALIBRATION_ITEMS_MIN
-from cloud_hub.candidates.examination import EvaluationFacts, Examination
+from cloud_hub.candidates.examination import EvaluationFacts, Examination, VariantFacts
 from cloud_hub.candidates.export_files import ParityFacts
 from cloud_hub.candidates.gate import GateSettings
 from cloud_hub.candidates.gate_quality import compare_slices, cost_reasons, quality_reasons
@@ -52,7 +52,8 @@ def judge(
     reasons, remarks = quality_reasons(counted, settings.quality)
     reasons = [*_unfit_reasons(facts, settings, background), *reasons]
     reasons += cost_reasons(facts, chosen, settings.quality)
-    verdict = _with(verdict, reasons, [*_missing_remarks(facts, spec, background), *remarks])
+    remarks = [*_missing_remarks(facts, spec, background), *_flag_remarks(chosen, spec), *remarks]
+    verdict = _with(verdict, reasons, remarks)
     verdict = replace(verdict, variants=rows, slices=counted)
     if background.evaluation_digest and facts.items_count:
         verdict = replace(
@@ -109,12 +110,10 @@ def _missing_remarks(
     facts: EvaluationFacts, spec: ModelSpec, background: Background
 ) -> list[Reason]:
     """Return what was not measured, said plainly."""
-    if spec.task is Task.DETECTION:
-        text = "Detections are not counted by the gate: accuracy was not compared."
-        return [Reason("gate.not_evaluated", text)]
     if not background.evaluation_digest:
+        what = "how well it finds boxes" if spec.task is Task.DETECTION else "accuracy"
         text = (
-            "The model has no evaluation set: accuracy was neither measured nor compared, and "
+            f"The model has no evaluation set: {what} was neither measured nor compared, and "
             "int8 was not built, because nothing could calibrate or judge it."
         )
         return [Reason("gate.not_evaluated", text)]
@@ -125,3 +124,16 @@ def _missing_remarks(
         measured = str(facts.calibration_count)
         return [Reason("gate.not_calibrated", text, measured, f">= {CALIBRATION_ITEMS_MIN}")]
     return []
+
+
+def _flag_remarks(chosen: VariantFacts, spec: ModelSpec) -> list[Reason]:
+    """Return what is compared of a model for anomalies, which depends on its threshold."""
+    areas = chosen.slices[0].roc_areas if chosen.slices else None
+    if areas is None:
+        return []
+    text = (
+        f"Compared are flags: a score above {spec.output.threshold:g}, the spec's threshold, says "
+        "anomalous. The area under the ROC curve does not depend on it."
+    )
+    before = "" if areas.old is None else f"{areas.old:.3f} -> "
+    return [Reason("gate.flags", text, f"area {before}{areas.new:.3f}")]

@@ -23,7 +23,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from cloud_hub.candidates.examination import RunFacts
 from shared.errors import RefusedError
 from shared.model.postprocess import check_outputs
-from shared.model.spec import ImageInput, Layout, ModelSpec
+from shared.model.preprocess import to_tensor
+from shared.model.spec import ImageInput, Layout, ModelSpec, TextInput
 from shared.release.golden import GoldenSet, compare, encode_golden
 
 Array = NDArray[np.generic]
@@ -31,8 +32,10 @@ Run = Callable[[Array], tuple[Array, ...]]
 
 SEED = 20_240_229
 SQUARES_PER_SIDE = 24
+PRINTABLE_ASCII = (32, 127)
 OUTPUT_BYTES_AIM = 512 * 1024  # Golden outputs of a drawn set, together
 _LOG_ERRORS_ONLY = 3
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 FOREIGN_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -98,9 +101,15 @@ def draw_inputs(spec: ModelSpec, *, dtype: str, items: int) -> Array:
 
     Images are squares of colour, 0..255, brought to the model as the spec says (squares, because
     a golden set travels to every device and noise cannot be compressed); windows are noise whose
-    mean and deviation the spec's normalisation brings to 0 and 1.
+    mean and deviation the spec's normalisation brings to 0 and 1; texts are letters and signs, of
+    any length up to the model's.
     """
     random = np.random.default_rng(SEED)
+    if isinstance(spec.input, TextInput):
+        texts = random.integers(*PRINTABLE_ASCII, (items, spec.input.length), dtype=np.uint8)
+        lengths = random.integers(1, spec.input.length + 1, items)
+        texts[np.arange(spec.input.length)[None] >= lengths[:, None]] = 0
+        return np.concatenate([to_tensor(text, spec) for text in texts])
     if not isinstance(spec.input, ImageInput):
         return random.standard_normal((items, *spec.input_shape[1:])).astype(np.float32)
     height, width, channels = spec.input.height, spec.input.width, spec.channels_count
@@ -137,7 +146,7 @@ def open_run(data: bytes) -> tuple[Run, str]:
     initializers = {value.name for value in session.get_overridable_initializers()}
     inputs = [value for value in session.get_inputs() if value.name not in initializers]
     name = inputs[0].name
-    dtype = "uint8" if inputs[0].type == "tensor(uint8)" else "float32"
+    dtype = _DTYPES.get(inputs[0].type, "float32")
 
     def run(item: Array) -> tuple[Array, ...]:
         return tuple(_as_array(output) for output in session.run(None, {name: item}))

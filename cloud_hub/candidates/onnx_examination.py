@@ -23,7 +23,7 @@ from cloud_hub.candidates.examination import (
 from cloud_hub.candidates.onnx_evaluation import Evaluation, evaluate
 from cloud_hub.candidates.onnx_inspection import Inspection, inspect_model
 from cloud_hub.candidates.onnx_variants import measure_variants
-from cloud_hub.candidates.process_limits import limit_this_process
+from cloud_hub.process_limits import limit_this_process
 from shared.errors import ContractError
 from shared.release.golden import GoldenSet, decode_golden
 

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from cloud_hub.candidates import examination_files as files
 from cloud_hub.candidates import gate
 from cloud_hub.candidates.evaluation_limits import CALIBRATION_ITEMS_MIN
+from cloud_hub.candidates.evaluation_measures import CONFIDENCE_FLOOR, Answers
 from cloud_hub.candidates.examination import ExaminationTask, VariantFacts
 from cloud_hub.candidates.onnx_evaluation import FOREIGN_ERRORS, evaluate, open_run
 from cloud_hub.candidates.onnx_inspection import inspect_model
 from cloud_hub.candidates.onnx_quantizer import quantize_dynamic, quantize_static
 from shared.errors import RefusedError
-from shared.model.postprocess import anomaly_score, class_scores
-from shared.model.preprocess import to_tensor
-from shared.model.spec import ModelSpec, Task
+from shared.model.postprocess import Boxes, anomaly_score, class_scores, detected_boxes
+from shared.model.preprocess import place, to_tensor
+from shared.model.spec import ImageInput, ModelSpec, Task
 
 Array = NDArray[np.generic]
 Run = Callable[[Array], tuple[Array, ...]]
@@ -46,19 +47,47 @@ class Form:
             to_tensor(item, self.spec, dtype=tensors.dtype, out=tensors[index : index + 1])
         return tensors
 
-    def decide_all(self, items: Array) -> NDArray[np.int64]:
-        """Return (n,) decisions: the class, or 1 for anomalous.
+    def answer_all(self, items: Array) -> Answers:
+        """Return what the model says of items of a set, (n, ...), read as a device reads it.
 
         Raises RefusedError `inference.output`, FOREIGN_ERRORS.
         """
-        return np.array([self._decide(item) for item in items], np.int64)
+        match self.spec.task:
+            case Task.CLASSIFICATION:
+                classes = [self._class_of(item) for item in items]
+                return Answers(classes=np.array(classes, np.int64))
+            case Task.ANOMALY:
+                scores = np.array([self._score_of(item) for item in items], np.float64)
+                flags = (scores > self.spec.output.threshold).astype(np.int64)
+                return Answers(classes=flags, scores=scores)
+            case Task.DETECTION:
+                pairs = [self._boxes_on(item) for item in items]
+                return Answers(
+                    reported=tuple(reported for reported, _ in pairs),
+                    candidates=tuple(candidates for _, candidates in pairs),
+                )
 
-    def _decide(self, item: Array) -> int:
+    def _run(self, item: Array) -> tuple[Array, tuple[Array, ...]]:
         batch = to_tensor(item, self.spec, dtype=np.dtype(self.dtype))
-        outputs = self.run(batch)
-        if self.spec.task is Task.ANOMALY:
-            return int(anomaly_score(outputs, batch, self.spec) > self.spec.output.threshold)
-        return int(class_scores(outputs, self.spec).argmax())
+        return batch, self.run(batch)
+
+    def _class_of(self, item: Array) -> int:
+        return int(class_scores(self._run(item)[1], self.spec).argmax())
+
+    def _score_of(self, item: Array) -> float:
+        batch, outputs = self._run(item)
+        return anomaly_score(outputs, batch, self.spec)
+
+    def _boxes_on(self, item: Array) -> tuple[Boxes, Boxes]:
+        """Return what a device would report of a picture, and the same from the floor on."""
+        assert isinstance(self.spec.input, ImageInput), "boxes come from images"
+        outputs = self._run(item)[1]
+        # The set's pictures have the model's size: shares of the frame are shares of its input.
+        whole = place(self.spec.input.width, self.spec.input.height, self.spec.input)
+        return (
+            detected_boxes(outputs, self.spec, placement=whole),
+            detected_boxes(outputs, self.spec, placement=whole, confidence_min=CONFIDENCE_FLOOR),
+        )
 
 
 def open_form(data: bytes, spec: ModelSpec) -> Form:

@@ -3,7 +3,8 @@
 1. Further forms are built only from an fp32 model, and only where an evaluation set can calibrate
    and judge them; each is inspected and run on golden inputs as an upload is.
 2. What is held out is decided by every form and by the old release, one item at a time, through
-   the device's own preprocess and postprocess. The counts are paired: item by item.
+   the device's own preprocess and postprocess. The counts are paired: item by item
+   (evaluation_measures.py).
 3. Times are medians of rounds in which each form runs once, in an order that turns: what slows
    the machine for a moment slows all of them.
 
@@ -27,16 +28,16 @@ from cloud_hub.candidates.evaluation_data import (
     pick,
     split,
 )
+from cloud_hub.candidates.evaluation_measures import Answers, Marks, agreement, count_slices, mark
 from cloud_hub.candidates.examination import (
     EvaluationFacts,
     ExaminationTask,
-    PairedCounts,
     VariantFacts,
 )
 from cloud_hub.candidates.onnx_evaluation import FOREIGN_ERRORS, draw_inputs
 from cloud_hub.candidates.onnx_forms import Form, build_forms, open_form
 from shared.errors import ContractError, RefusedError
-from shared.model.spec import ModelSpec, Task
+from shared.model.spec import ModelSpec
 
 Array = NDArray[np.generic]
 
@@ -66,9 +67,9 @@ def measure_variants(
     old, old_error = _open_old(folder, task, data)
     held_out = pick(data, parts.held_out) if data is not None else None
     if held_out is not None:
-        old_decisions, old_error = _decide_old(old, held_out, old_error)
+        old_marks, old_error = _mark_old(old, held_out, old_error)
         old = None if old_error else old
-        built = _count_all(built, forms, old_decisions, held_out)
+        built = _count_all(built, forms, old_marks, held_out)
     latencies_ms = _time(forms, old, _timed_items(held_out, task.spec, forms[first.name]), task)
     return EvaluationFacts(
         items_count=len(parts.held_out),
@@ -80,9 +81,9 @@ def measure_variants(
 
 
 def _read_set(folder: Path, spec: ModelSpec) -> EvaluationData | None:
-    """Return the set, or None where none is given or its task is not counted here."""
+    """Return the set, or None where none is given."""
     path = folder / files.EVALUATION
-    if not path.exists() or spec.task is Task.DETECTION:
+    if not path.exists():
         return None
     data = decode_evaluation(path.read_bytes())
     check_fit(data, spec)
@@ -111,75 +112,49 @@ def _open_old(
         return None, str(error)
 
 
-def _decide_old(
+def _mark_old(
     old: Form | None, held_out: EvaluationData, old_error: str
-) -> tuple[NDArray[np.int64] | None, str]:
+) -> tuple[Marks | None, str]:
     if old is None:
         return None, old_error
     try:
-        return old.decide_all(held_out.items), ""
+        return mark(old.answer_all(held_out.items), held_out), ""
     except (RefusedError, *FOREIGN_ERRORS) as error:
         return None, str(error)
 
 
 def _count_all(
-    built: list[VariantFacts],
-    forms: dict[str, Form],
-    old: NDArray[np.int64] | None,
-    held_out: EvaluationData,
+    built: list[VariantFacts], forms: dict[str, Form], old: Marks | None, held_out: EvaluationData
 ) -> list[VariantFacts]:
     """Return the facts with what each form decided; the first form is what others agree with."""
-    first: NDArray[np.int64] | None = None
+    first: Answers | None = None
     counted = []
     for facts in built:
         if facts.name not in forms:
             counted.append(facts)
             continue
+        form = forms[facts.name]
         try:
-            decided = forms[facts.name].decide_all(held_out.items)
+            answers = form.answer_all(held_out.items)
         except (RefusedError, *FOREIGN_ERRORS) as error:
             counted.append(replace(facts, error=str(error)))
             continue
-        first = decided if first is None else first
+        first = answers if first is None else first
+        alike, total = agreement(answers, first)
         counted.append(
             replace(
                 facts,
-                agreement_count=int((decided == first).sum()),
-                slices=_slices(decided, old, held_out),
+                agreement_count=alike,
+                agreement_total=total,
+                slices=count_slices(
+                    mark(answers, held_out),
+                    old,
+                    held_out,
+                    classes_count=len(form.spec.output.classes),
+                ),
             )
         )
     return counted
-
-
-def _slices(
-    decided: NDArray[np.int64], old: NDArray[np.int64] | None, held_out: EvaluationData
-) -> tuple[PairedCounts, ...]:
-    right = decided == held_out.labels  # (N,)
-    right_old = old == held_out.labels if old is not None else None
-    rows = [_paired("", right, right_old, np.ones(right.shape, np.bool_))]
-    names = np.asarray(held_out.slices, np.str_)  # (N,), or (0,) where none are named
-    rows += [_paired(n, right, right_old, np.equal(names, n)) for n in held_out.slice_counts()]
-    return tuple(rows)
-
-
-def _paired(
-    name: str,
-    right: NDArray[np.bool_],
-    right_old: NDArray[np.bool_] | None,
-    chosen: NDArray[np.bool_],
-) -> PairedCounts:
-    new = right[chosen]
-    if right_old is None:
-        return PairedCounts(name=name, items_count=new.size, right_count=int(new.sum()))
-    old = right_old[chosen]
-    return PairedCounts(
-        name=name,
-        items_count=new.size,
-        right_count=int(new.sum()),
-        right_old_count=int(old.sum()),
-        gained_count=int((new & ~old).sum()),
-        lost_count=int((~new & old).sum()),
-    )
 
 
 def _timed_items(held_out: EvaluationData | None, spec: ModelSpec, first: Form) -> dict[str, Array]:

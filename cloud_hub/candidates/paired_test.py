@@ -75,10 +75,12 @@ def _fewer_chance(lost: int, items: int, share: float) -> float:
         return 1.0
     if share >= 1.0:
         return 0.0
-    # Where the first term is too small for a double, so is the sum: lost <= EXACT_LOSSES_MAX.
-    term = total = (1.0 - share) ** items
-    for count in range(lost):
-        term *= (items - count) / (count + 1.0) * share / (1.0 - share)
+    # From `lost` down: there the largest term is, which no double is too small for.
+    ways = math.lgamma(items + 1) - math.lgamma(lost + 1) - math.lgamma(items - lost + 1)
+    logs = ways + lost * math.log(share) + (items - lost) * math.log1p(-share)
+    term = total = math.exp(logs)
+    for count in range(lost, 0, -1):
+        term *= count / (items - count + 1.0) * (1.0 - share) / share
         total += term
     return total
 
@@ -134,3 +136,20 @@ def items_needed(gained: int, lost: int, items: int, *, margin: float) -> int:
     # Even if no item differs, a share of `margin` losses must be unlikely to stay unseen.
     at_least = math.log(1.0 - CONFIDENCE) / math.log1p(-margin)
     return math.ceil(max(by_spread, at_least, items + 1))
+
+
+def items_needed_of_spread(squares_sum: float, items: int, *, margin: float) -> int:
+    """Return about how many items would show "not worse" by scores in 0..1 (paired_scores.py).
+
+    New and old are taken to be equally good and to differ as much as they did on `items` items,
+    whose squared differences sum to `squares_sum`: by half an item's whole score at least.
+    """
+    if not 0.0 < margin < 1.0:
+        return items + 1
+    z_power = NormalDist().inv_cdf(POWER)
+    spread = (_Z + z_power) * math.sqrt(max(squares_sum, 0.5) / items)
+    # The item as bad as can be lowers the bound by 1 / n: margin n = spread sqrt(n) + 1.
+    root = (spread + math.sqrt(spread**2 + 4.0 * margin)) / (2.0 * margin)
+    # Even if no item differs, a share of `margin` losses must be unlikely to stay unseen.
+    at_least = math.log(1.0 - CONFIDENCE) / math.log1p(-margin)
+    return math.ceil(max(root**2, at_least, items + 1))

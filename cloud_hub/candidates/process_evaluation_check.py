@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from cloud_hub.candidates.evaluation_limits import CHECK_S_MAX
-from cloud_hub.candidates.process_limits import START_S, run_to_end
+from cloud_hub.candidates.evaluation_limits import CHECK_S_MAX, SAVE_REMEDY
+from cloud_hub.process_limits import START_S, run_to_end
 from shared.errors import ContractError
 
 PROCESS = "cloud_hub.candidates.file_evaluation_check"
@@ -37,6 +37,6 @@ def check_set(data: bytes) -> SetFacts:
         raise ContractError(
             "evaluation.invalid",
             facts.error,
-            remedy="Save it with numpy.savez(items=..., labels=..., slices=...).",
+            remedy=SAVE_REMEDY,
         )
     return facts

@@ -14,7 +14,7 @@ from cloud_hub.candidates.examination import (
     ExaminationTask,
 )
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.candidates.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end
 from shared.model.spec import ModelSpec
 
 PROCESS = "cloud_hub.candidates.onnx_examination"

@@ -14,7 +14,7 @@ from cloud_hub.candidates.export_files import (
     ParityFacts,
     Work,
 )
-from cloud_hub.candidates.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end
 from shared.errors import ContractError, RefusedError
 from shared.model.network import NetworkSpec
 from shared.model.spec import ModelSpec

@@ -5,8 +5,8 @@ for and, last, export.json (export_files.py says which). Torch takes memory and 
 the hub itself never does.
 
 1. Weights are put into the network that is built from names and numbers; nothing given is executed.
-2. A model has one item a batch, its data inside, no paths or texts; its operator set is the
-   exporter's own, 18 or more.
+2. A model takes any number of items at once (a device gives it one, the hub's API several), has
+   its data inside, no paths or texts; its operator set is the exporter's own, 18 or more.
 3. onnxruntime must reproduce torch's outputs on drawn inputs and, where a set is given, real ones.
 """
 
@@ -25,12 +25,12 @@ from cloud_hub.candidates import export_files as files
 from cloud_hub.candidates.evaluation_data import decode_evaluation, split
 from cloud_hub.candidates.export_files import ExportResult, ExportTask, Work
 from cloud_hub.candidates.onnx_parity import Array, compare_with, parity_inputs, strip
-from cloud_hub.candidates.process_limits import limit_this_process
 from cloud_hub.candidates.torch_pruning import prune
 from cloud_hub.candidates.torch_tuning import distil, tune_for_int8
 from cloud_hub.candidates.torch_weights import load_network, state_of
+from cloud_hub.process_limits import limit_this_process
 from shared.errors import IsthmusError, RefusedError
-from shared.model.preprocess import to_tensor
+from shared.model.preprocess import tensor_dtype, to_tensor
 from shared.model.spec import ModelSpec
 from shared.model.weights import averaged, decode_weights, digest_weights, encode_weights
 
@@ -55,18 +55,31 @@ def work(folder: Path) -> ExportResult:
 
 
 def export_onnx(module: nn.Module, spec: ModelSpec) -> bytes:
-    """Return a network as an ONNX model for one item. Raises RefusedError `export.unreadable`."""
+    """Return a network as an ONNX model for any batch. Raises RefusedError `export.unreadable`."""
     buffer = io.BytesIO()
-    example = torch.zeros(spec.input_shape)
+    # Two items: of one, the exporter would take the batch for a fixed 1.
+    example = torch.from_numpy(np.zeros((2, *spec.input_shape[1:]), tensor_dtype(spec)))
+    batch = {0: torch.export.Dim("batch")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter's own, about itself
         program = torch.onnx.export(
-            module, (example,), dynamo=True, external_data=False, verbose=False
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(batch,),
+            external_data=False,
+            verbose=False,
         )
     assert program is not None, "the dynamo exporter returns the program"
     program.model_proto.ByteSize()
     buffer.write(program.model_proto.SerializeToString())
     return strip(buffer.getvalue())
+
+
+def outputs_of(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[Array, ...]:
+    """Return what a network put out as arrays; a detector puts out two."""
+    tensors = answer if isinstance(answer, tuple) else (answer,)
+    return tuple(tensor.numpy() for tensor in tensors)
 
 
 def _check(folder: Path, module: nn.Module) -> ExportResult:
@@ -83,7 +96,7 @@ def _export(folder: Path, task: ExportTask, module: nn.Module) -> ExportResult:
     data = export_onnx(module, task.spec)
     inputs = parity_inputs(task.spec, calibration, items=task.settings.parity_items)
     with torch.no_grad():
-        outputs = module(torch.from_numpy(inputs)).numpy()  # (n, ...)
+        outputs = outputs_of(module(torch.from_numpy(inputs)))  # (n, ...) each
     parity = compare_with(data, inputs, outputs, task.settings.parity)
     (folder / files.MODEL).write_bytes(data)
     return ExportResult(parity=parity, pruned_error=_prune(folder, task, module, calibration))
@@ -120,7 +133,7 @@ def _tune(folder: Path, task: ExportTask, module: nn.Module) -> ExportResult:
 
 
 def _calibration(folder: Path, spec: ModelSpec) -> Array | None:
-    """Return the set's calibration part as inputs, (n, ...) float32; None where there is none."""
+    """Return the set's calibration part as inputs, (n, ...); None where there is none."""
     path = folder / files.EVALUATION
     if not path.exists():
         return None

@@ -4,7 +4,9 @@
    al., Pruning Filters for Efficient ConvNets, ICLR 2017); what read the others loses those inputs.
 2. What comes out is a plain network of narrower layers: smaller and faster on any runtime. It is
    tuned afterwards (torch_tuning.py).
-3. Only chains of layers are pruned: cnn, conv1d and mlp.
+3. Only chains of layers are pruned: cnn, conv1d and mlp. Elsewhere channels are read by more than
+   the next layer (shortcuts, depthwise filters, attention); such networks are made narrower by
+   their spec (fewer channels, MobileNetV2's width) and distilled.
 """
 
 import math
@@ -66,8 +68,11 @@ def _narrowed(network: NetworkSpec, share: float) -> NetworkSpec:
             narrow_dense = replace(dense, hidden=tuple(less(width) for width in dense.hidden))
             return replace(network, architecture=narrow_dense)
         case _:
-            text = "Only networks of kind cnn, conv1d and mlp can be pruned."
-            raise RefusedError("pruning.unsupported", text)
+            raise RefusedError(
+                "pruning.unsupported",
+                "Only networks of kind cnn, conv1d and mlp can be pruned.",
+                remedy="Train a narrower network of this kind by distillation from this one.",
+            )
 
 
 def _chain(module: nn.Module) -> list[nn.Module]:

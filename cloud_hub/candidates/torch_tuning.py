@@ -35,6 +35,8 @@ def tune_for_int8(
     """
     student = fold_norms(copy.deepcopy(teacher))
     layers = [m for m in student.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
+    if spec.output.decoder is Decoder.SSD_CORNERS:
+        raise RefusedError("tuning.unsupported", "Detectors are not tuned without their labels.")
     if not layers or any(isinstance(m, nn.GRU) for m in student.modules()):
         raise RefusedError("tuning.unsupported", "Recurrent networks are not quantized.")
     for layer in layers:

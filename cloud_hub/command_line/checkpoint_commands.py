@@ -87,6 +87,16 @@ def export_checkpoint(args: argparse.Namespace) -> int:
     return DONE
 
 
+def remove_checkpoint(args: argparse.Namespace) -> int:
+    """Remove a checkpoint and its weights."""
+    context = open_context(args)
+    with context.hub as hub:
+        answer = hub.send("DELETE", f"/api/v1/checkpoints/{args.checkpoint}", Checkpoint)
+    context.output.say(f"Removed {answer.value.checkpoint_id} of {answer.value.model}.")
+    context.output.result(answer.json)
+    return DONE
+
+
 def release_checkpoint(args: argparse.Namespace) -> int:
     """Export a checkpoint and have the gate judge it."""
     context = open_context(args)
@@ -188,5 +198,14 @@ COMMANDS = (
         _release_arguments,
         examples=("cloud-hub checkpoints release ckpt-7fk2mq9x",),
         description="It is exported, its variants are made and measured; takes up to minutes.",
+    ),
+    Command(
+        ("checkpoints", "remove"),
+        HEADING,
+        "remove a checkpoint and its weights",
+        remove_checkpoint,
+        _checkpoint_argument,
+        examples=("cloud-hub checkpoints remove ckpt-7fk2mq9x",),
+        description="Not while a Job needs it; what was released from it stays.",
     ),
 )

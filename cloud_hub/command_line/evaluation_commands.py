@@ -8,6 +8,7 @@ import msgspec
 from cloud_hub.command_line.commands import open_context
 from cloud_hub.command_line.output import clock_text
 from shared.command_line import Command
+from shared.errors import RefusedError
 from shared.exit_codes import DONE
 
 HEADING = "Models and releases"
@@ -61,6 +62,26 @@ def list_sets(args: argparse.Namespace) -> int:
     return DONE
 
 
+def remove_set(args: argparse.Namespace) -> int:
+    """Remove held-out data of a model; the newest that is left is used."""
+    context = open_context(args)
+    with context.hub as hub:
+        known = hub.get(_path(args.model), EvaluationSets).value.evaluation_sets
+        found = [each for each in known if each.digest.startswith(args.digest)]
+        if len(found) != 1:
+            what = "is none" if not found else "are several"
+            raise RefusedError(
+                "evaluation.unknown",
+                f"There {what} of {args.model} whose digest begins with {args.digest!r}.",
+                remedy=f"See which there are: cloud-hub evaluation list {args.model}.",
+            )
+        path = f"{_path(args.model)}/{found[0].digest}"
+        answer = hub.send("DELETE", path, EvaluationSet)
+    context.output.say(f"Removed {answer.value.digest[:12]} of {answer.value.model}.")
+    context.output.result(answer.json)
+    return DONE
+
+
 def _path(model: str) -> str:
     return f"/api/v1/models/{model}/evaluation-set"
 
@@ -75,12 +96,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         type=Path,
         metavar="DATA.npz",
-        help="items (N,H,W,3) uint8 or (N,T,C) float32, labels (N,), optionally slices (N,) text",
+        help="items (N,H,W,3) uint8, (N,T,C) float32 or (N,M) uint8 texts; labels (N,), or for a "
+        "detector boxes (M,5) float32 rows of class, left, top, right, bottom in 0..1 and "
+        "box_starts (N+1,); optionally slices (N,) text",
     )
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="the model's name")
+
+
+def _remove_arguments(parser: argparse.ArgumentParser) -> None:
+    _list_arguments(parser)
+    parser.add_argument("digest", metavar="DIGEST", help="as `evaluation list` says it")
 
 
 COMMANDS = (
@@ -101,5 +129,13 @@ COMMANDS = (
         list_sets,
         _list_arguments,
         examples=("cloud-hub evaluation list digits",),
+    ),
+    Command(
+        ("evaluation", "remove"),
+        HEADING,
+        "remove held-out data that is not wanted any more",
+        remove_set,
+        _remove_arguments,
+        examples=("cloud-hub evaluation remove digits 3f2a9c01d4e5",),
     ),
 )

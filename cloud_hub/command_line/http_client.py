@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Generic, Self, TypeVar
+from typing import BinaryIO, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +22,7 @@ from shared.errors import (
 
 TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 600.0
+LONG_TIMEOUT_S = 7200.0  # What the hub itself ends before: imports
 ANSWER_BYTES_MAX = 64 << 20
 FAMILY_BY_STATUS: Mapping[int, type[IsthmusError]] = MappingProxyType(
     {
@@ -146,21 +147,56 @@ class HubClient:
             raise _unreadable(error) from error
         return self._ask(method, path, shape, content=content, timeout_s=UPLOAD_TIMEOUT_S)
 
-    def download(self, path: str, file: Path) -> int:
-        """Write what is at `path` into a file; return how many bytes.
+    def send_long(self, method: str, path: str, shape: type[V], content: bytes) -> Answer[V]:
+        """Return the answer to a JSON body whose work takes minutes."""
+        return self._ask(method, path, shape, content=content, timeout_s=LONG_TIMEOUT_S)
 
-        Raises ContractError `file.unwritable`; a file that is there already is replaced.
-        """
-        response = self._request("GET", path, timeout_s=UPLOAD_TIMEOUT_S)
+    def stream_file(
+        self, method: str, path: str, shape: type[V], file: Path, *, query: Query
+    ) -> Answer[V]:
+        """Return the answer to a body that is a file, sent piece by piece; raises as `upload`."""
         try:
-            file.write_bytes(response.content)
+            with file.open("rb") as opened:
+                return self._ask(
+                    method, path, shape, query=query, content=opened, timeout_s=LONG_TIMEOUT_S
+                )
         except OSError as error:
+            raise _unreadable(error) from error
+
+    def download(self, path: str, file: Path, *, query: Query | None = None) -> int:
+        """Write what is at `path` into a file, piece by piece; return how many bytes.
+
+        Raises ContractError `file.unwritable`; a file that is there already is replaced, once all
+        of it has come.
+        """
+        part = file.with_name(f"{file.name}.part")
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        size = 0
+        try:
+            stream = self._http.stream("GET", path, params=params, timeout=LONG_TIMEOUT_S)
+            with stream as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error_of(response)
+                with part.open("wb") as opened:
+                    for piece in response.iter_bytes():
+                        size += opened.write(piece)
+            part.replace(file)
+        except httpx.HTTPError as error:
+            part.unlink(missing_ok=True)
+            raise _unreachable(self.url, error) from error
+        except OSError as error:
+            part.unlink(missing_ok=True)
             raise ContractError(
                 "file.unwritable",
                 f"Cannot write {file}: {error.strerror}.",
-                remedy="Name another file with --out.",
+                remedy="Name another file.",
             ) from error
-        return len(response.content)
+        return size
+
+    def fetch(self, path: str, *, query: Query | None = None) -> bytes:
+        """Return what is at `path` as it is: text, a picture, a table of commas."""
+        return self._request("GET", path, query=query).content
 
     def _ask(
         self,
@@ -169,7 +205,7 @@ class HubClient:
         shape: type[V],
         *,
         query: Query | None = None,
-        content: bytes | None = None,
+        content: bytes | BinaryIO | None = None,
         files: object = None,
         fields: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
@@ -191,7 +227,7 @@ class HubClient:
         path: str,
         *,
         query: Query | None = None,
-        content: bytes | None = None,
+        content: bytes | BinaryIO | None = None,
         files: object = None,
         fields: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
@@ -210,14 +246,18 @@ class HubClient:
                 timeout=timeout_s,
             )
         except httpx.HTTPError as error:
-            raise TransientError(
-                "hub.unreachable",
-                f"No hub answers at {self.url}: {error}.",
-                remedy="Start it with `cloud-hub serve`, or name it with --hub.",
-            ) from error
+            raise _unreachable(self.url, error) from error
         if response.status_code >= 400:
             raise _error_of(response)
         return response
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> TransientError:
+    return TransientError(
+        "hub.unreachable",
+        f"No hub answers at {url}: {error}.",
+        remedy="Start it with `cloud-hub serve`, or name it with --hub.",
+    )
 
 
 def _unreadable(error: OSError) -> ContractError:

@@ -4,17 +4,22 @@
 2. Errors are shared/command_line.py's to tell.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console, Group, JustifyMethod
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 NUMBER = "#"  # Ends a column's name whose cells are numbers
 PLAIN_WIDTH = 160  # Where stdout is no terminal: wide enough that no row is broken.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # But tab and ends of lines
+LiveTable = Callable[[Sequence[Sequence[str]], str], None]
 
 
 class Output:
@@ -42,6 +47,22 @@ class Output:
         with self._console.status("…") as status:
             yield lambda text: status.update(escape(text))
 
+    @contextmanager
+    def live_table(self, columns: Sequence[str]) -> Iterator[LiveTable | None]:
+        """Give a function that rewrites a table below all lines; None where there is no terminal.
+
+        Its arguments are the rows, and a line below them. The table is gone at the end.
+        """
+        if self.is_json or not self._console.is_terminal:
+            yield None
+            return
+        with Live(console=self._console, transient=True, auto_refresh=False) as live:
+
+            def show(rows: Sequence[Sequence[str]], line: str) -> None:
+                live.update(Group(_table(columns, rows), Text(line)), refresh=True)
+
+            yield show
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
         """Write a table for people, or `empty` where there is nothing to show."""
         if self.is_json:
@@ -49,13 +70,7 @@ class Output:
         if not rows:
             self._console.print(escape(empty))
             return
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in columns:
-            justify: JustifyMethod = "right" if column.endswith(NUMBER) else "left"
-            table.add_column(column.removesuffix(NUMBER), justify=justify)
-        for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
-        self._console.print(table)
+        self._console.print(_table(columns, rows))
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Write names and values for people, one a line; empty values are left out."""
@@ -66,10 +81,25 @@ class Output:
             if value:
                 self._console.print(f"[dim]{escape(name.ljust(width))}[/dim]  {escape(value)}")
 
+    def raw(self, text: str) -> None:
+        """Write text for people and pipes, a log or a table of commas, without control codes."""
+        if not self.is_json:
+            sys.stdout.write(_CONTROL.sub("", text))
+
     def result(self, json: bytes) -> None:
         """Write the answer for programs: one line of JSON, the last one."""
         if self.is_json:
             print(json.decode().replace("\n", " "))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: JustifyMethod = "right" if column.endswith(NUMBER) else "left"
+        table.add_column(column.removesuffix(NUMBER), justify=justify)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
 
 
 def clock_text(at_ms: int | None) -> str:

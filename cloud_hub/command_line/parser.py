@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloud_hub.command_line import (
+    ask_commands,
     checkpoint_commands,
+    collection_commands,
+    dataset_commands,
     device_commands,
     evaluation_commands,
     hub_commands,
     job_commands,
+    label_commands,
     model_commands,
     rollout_commands,
     token_commands,
+    train_commands,
     why_commands,
 )
 from shared.command_line import (
@@ -44,13 +49,26 @@ COMMANDS: tuple[Command, ...] = (
     *token_commands.COMMANDS,
     *device_commands.COMMANDS,
     *model_commands.COMMANDS,
+    *ask_commands.COMMANDS,
+    *dataset_commands.COMMANDS,
+    *label_commands.COMMANDS,
+    *collection_commands.COMMANDS,
     *checkpoint_commands.COMMANDS,
     *evaluation_commands.COMMANDS,
     *job_commands.COMMANDS,
+    *train_commands.COMMANDS,
     *rollout_commands.COMMANDS,
     *why_commands.COMMANDS,
 )
-HEADINGS = ("The hub", "Devices", "Models and releases", "Learning together", "Rollouts")
+HEADINGS = (
+    "The hub",
+    "Devices",
+    "Models and releases",
+    "Datasets",
+    "Training in the cloud",
+    "Learning together",
+    "Rollouts",
+)
 
 
 def build_parser(

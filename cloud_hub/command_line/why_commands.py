@@ -11,7 +11,7 @@ from shared.command_line import Command
 from shared.exit_codes import DONE
 
 HEADING = "Rollouts"
-ID_STARTS = ("roll-", "job-", "cand-")
+ID_STARTS = ("roll-", "job-", "cloud-", "cand-")
 _RELEASE = re.compile(r"([a-z0-9][a-z0-9-]{0,62}):v?([0-9]{1,7})")
 
 
@@ -67,7 +67,8 @@ COMMANDS = (
             "cloud-hub why job-7fk2mq9x",
             "cloud-hub why digits:3",
         ),
-        description="A Job, a candidate and a release are told with everything they led to: what\n"
-        "was learned, what the gate measured, where the release went, who proved it.",
+        description="A Job, a candidate and a release are told with everything they led to, and\n"
+        "what led to them: the data, the checkpoint before, what was learned, what the gate\n"
+        "measured, where the release went, who proved it.",
     ),
 )

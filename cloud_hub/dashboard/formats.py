@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from cloud_hub.explain.report import Interval
+
 NOTHING = "–"
 SECONDS_OF_UNIT = (("d", 86_400), ("h", 3600), ("min", 60))
 # A state's colour; whatever is not here is quiet. One table, so that a word looks alike everywhere.
@@ -31,6 +33,8 @@ TONES: Mapping[str, str] = MappingProxyType(
         "stable": "good",
         "beta": "busy",
         "submitted": "warn",
+        "queued": "",
+        "stopping": "warn",
         "approved": "busy",
         "dispatched": "busy",
         "completed": "good",
@@ -148,3 +152,48 @@ def iso(at_ms: int | None) -> str:
 def short(digest: str | None) -> str:
     """Return the beginning of a digest."""
     return (digest or NOTHING)[:10]
+
+
+def share(interval: Interval | None) -> str:
+    """Return a share with its 95 % interval: "91.3 % (90.7 to 91.8) of 10,000"."""
+    if interval is None:
+        return NOTHING
+    value, low, high = (100 * part for part in (interval.value, interval.low, interval.high))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f}) of {interval.count:,}"
+
+
+def setting(value: object) -> str:
+    """Return a setting's value as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def plain(text: str) -> str:
+    """Return a setting as JSON for people: a text without its quotes, nothing as a dash."""
+    is_text = len(text) > 2 and text[0] == text[-1] == '"'
+    return text[1:-1] if is_text else text if text not in ("", '""', "null") else NOTHING
+
+
+def hours(seconds: float) -> str:
+    """Return device-seconds in the unit that fits."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
+
+
+def figure(value: float | None) -> str:
+    """Return a measure with as many digits as matter."""
+    if value is None:
+        return NOTHING
+    if value == int(value) and abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return (
+        f"{value:,.1f}"
+        if abs(value) >= 100
+        else f"{value:.4f}"
+        if abs(value) < 10
+        else f"{value:.2f}"
+    )

@@ -10,14 +10,15 @@ from cloud_hub.api.bodies import PROSE_PATTERN, NamePath
 from cloud_hub.api.job_words import whom_text
 from cloud_hub.api.order_body import checked_order
 from cloud_hub.api.services import ActingDep, ServicesDep
+from cloud_hub.dashboard.cloud_job_view import view_all_jobs
 from cloud_hub.dashboard.job_view import (
     view_candidate,
     view_checkpoints,
     view_job_page,
-    view_jobs,
     view_new_job,
 )
 from cloud_hub.dashboard.render import render
+from cloud_hub.training.cloud.cloud_job import ID_PREFIX
 from cloud_hub.training.job import JobId
 from cloud_hub.training.order import JobOrder
 from shared.errors import ContractError
@@ -29,14 +30,15 @@ Text = Annotated[str, Form(max_length=1000, pattern=PROSE_PATTERN)]
 
 @routes.get("/jobs")
 def show_jobs(request: Request, services: ServicesDep) -> Response:
-    """Show the newest Jobs, and the checkpoints they start from."""
+    """Show the newest Jobs of both kinds, and the checkpoints they start from."""
     return render(
         request,
         "jobs",
         clock=services.clock,
-        view=view_jobs(services),
+        view=view_all_jobs(services),
         checkpoints=view_checkpoints(services),
         trouble=services.training.trouble,
+        cloud_trouble=services.cloud_jobs.status().trouble,
     )
 
 
@@ -87,7 +89,9 @@ def start_job(
 
 @routes.get("/jobs/{job_id}")
 def show_job(request: Request, job_id: NamePath, services: ServicesDep) -> Response:
-    """Show one Job."""
+    """Show one Job; one in the cloud has pages of its own."""
+    if job_id.startswith(ID_PREFIX):
+        return RedirectResponse(f"/cloud-jobs/{job_id}", status_code=303)
     view = view_job_page(services, JobId(job_id))
     return render(request, "job", clock=services.clock, view=view)
 

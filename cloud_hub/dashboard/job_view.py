@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloud_hub.api.comparison import job_of_candidate
 from cloud_hub.api.job_words import device_text, event_text, job_text, whom_text
 from cloud_hub.api.services import Services
-from cloud_hub.api.verdict_words import comparison_text, reason_text, slice_text, verdict_text
+from cloud_hub.api.verdict_words import (
+    compared_texts,
+    comparison_text,
+    quality_text,
+    reason_text,
+    slice_text,
+    verdict_text,
+)
 from cloud_hub.api.why import accuracy_sentences, find_candidate, find_release
-from cloud_hub.candidates.candidate import Candidate, SliceRow
+from cloud_hub.candidates.candidate import Candidate, SliceRow, VariantRow
 from cloud_hub.candidates.checkpoint import Checkpoint
 from cloud_hub.dashboard.job_charts import LineChart, SpreadChart, line_chart, spread_chart
 from cloud_hub.releases.release import Release
+from cloud_hub.training.cloud.cloud_job import CloudJob
 from cloud_hub.training.job import Job, JobDevice, JobId, JobState, RoundSummary
 from cloud_hub.training.job_folder import JobEvent
 from cloud_hub.training.order import JobOrder, Strategy
@@ -122,9 +131,11 @@ class CandidatePage:
     comparison: str
     reasons: tuple[tuple[str, str], ...]  # Text and code
     remarks: tuple[tuple[str, str], ...]
-    slices: tuple[tuple[SliceRow, str], ...]
+    slices: tuple[tuple[SliceRow, tuple[str, str], str], ...]  # With new and old, and in words
+    variants: tuple[tuple[VariantRow, str], ...]  # With how good each is
     release: Release | None
     jobs: tuple[Job, ...]
+    cloud_job: CloudJob | None  # That made it
 
 
 def view_jobs(services: Services) -> tuple[JobRow, ...]:
@@ -209,13 +220,15 @@ def view_candidate(services: Services, candidate_id: str) -> CandidatePage:
         comparison=comparison_text(verdict.comparison),
         reasons=tuple((reason_text(reason), reason.code) for reason in verdict.reasons),
         remarks=tuple((reason_text(remark), remark.code) for remark in verdict.remarks),
-        slices=tuple((row, slice_text(row)) for row in verdict.slices),
+        slices=tuple((row, compared_texts(row), slice_text(row)) for row in verdict.slices),
+        variants=tuple((row, quality_text(row)) for row in verdict.variants),
         release=find_release(services, candidate),
         jobs=tuple(
             job
             for job in services.training.jobs_of(candidate.lineage_id)
             if find_candidate(services, job) == candidate
         ),
+        cloud_job=job_of_candidate(services, candidate),
     )
 
 

@@ -27,7 +27,7 @@ def _environment() -> Environment:
     )
     for name in (
         "tone", "event_tone", "number", "milliseconds", "rate", "percent", "size", "span",
-        "ago", "clock", "iso", "short",
+        "ago", "clock", "iso", "short", "share", "setting", "plain", "hours", "figure",
     ):  # fmt: skip
         environment.filters[name] = getattr(formats, name)
     environment.filters["labels"] = count_labels

@@ -302,11 +302,16 @@ class ReleaseService:
             return Verdict(is_passed=True, reasons=())
 
 
+def objects_place(state: Path, settings: ReleaseSettings) -> str:
+    """Return where a hub's objects lie: what its settings say, or a folder of its state."""
+    return settings.objects or str(state / "repository")
+
+
 def build_release_service(
     database: Database, *, state: Path, clock: Clock, settings: ReleaseSettings
 ) -> ReleaseService:
     """Return the service over a hub's state folder (`keys/`, `repository/`); call `open` next."""
-    store = ObjectStore(settings.objects or str(state / "repository"))
+    store = ObjectStore(objects_place(state, settings))
     keys = KeyFolder(state / "keys")
     return ReleaseService(
         database,

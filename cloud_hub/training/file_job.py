@@ -14,7 +14,6 @@
 import os
 import secrets
 import shutil
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +43,12 @@ from cloud_hub.training.job_folder import (
 from cloud_hub.training.round_rules import Closing, Opened
 from shared.clock import Clock
 from shared.durable_file import make_folder, sync_folder, write_durably, write_failed
-from shared.errors import ContractError, UnavailableError
-from shared.file_lock import FileLock
+from shared.errors import ContractError
+from shared.file_lock import FileLock, wait_for_lock
 from shared.model.weights import WEIGHTS_BYTES_MAX, Array, decode_weights, encode_weights
 
 LOCK = "lock"
 LOCK_WAIT_S = 30.0  # For another ServerApp, whose run is over, to end
-LOCK_RETRY_S = 0.25
 OPEN = "open.json"
 CLOSING = "closing.json"
 EVENTS_READ_BYTES_MAX = 64 << 20  # At once; more is read from the last number on
@@ -88,15 +86,7 @@ class JobFiles:
 
         Raises UnavailableError `job.running`.
         """
-        until_s = clock.monotonic_s() + LOCK_WAIT_S
-        lock: FileLock | None = None
-        while lock is None:
-            try:
-                lock = self.lock()
-            except UnavailableError:
-                if clock.monotonic_s() >= until_s:
-                    raise
-                clock.wait(threading.Event(), LOCK_RETRY_S)
+        lock = wait_for_lock(self.lock, clock, seconds_max=LOCK_WAIT_S)
         try:
             yield
         finally:

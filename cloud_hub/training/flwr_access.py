@@ -3,6 +3,7 @@
 1. The device listener answers FLEET_PATHS, the loopback listener SERVER_PATHS, both exactly as
    written, by POST only, and both GET /health; all else is 404, whoever asks. Registering nodes,
    the Control API and taking tasks are on neither: the steward does these inside the process.
+   Nor is fetching Flower's app (FAB): no code travels.
 2. On the device listener the key that a request claims must be one of those registered, before a
    byte of its body is read; that the request is signed with it is then checked by Flower.
 3. A body says its length first, and is no longer than its listener allows.
@@ -35,7 +36,6 @@ FLEET_PATHS = frozenset(
         "pull-messages",
         "push-messages",
         "get-run",
-        "get-fab",
         "push-object",
         "pull-object",
         "confirm-message-received",

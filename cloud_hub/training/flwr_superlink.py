@@ -52,10 +52,11 @@ from cloud_hub.training.superlink_start import (
     Ports,
     SuperLinkStart,
 )
+from shared.clock import SystemClock
 from shared.durable_file import write_durably
 from shared.errors import IsthmusError, UnavailableError
 from shared.exit_codes import CONTRACT, DONE, USAGE, exit_code_of
-from shared.file_lock import FileLock
+from shared.file_lock import FileLock, wait_for_lock
 from shared.logs import JsonFormatter
 
 log = logging.getLogger("cloud_hub.training.flwr_superlink")  # Its name when it is run: __main__
@@ -63,7 +64,6 @@ log = logging.getLogger("cloud_hub.training.flwr_superlink")  # Its name when it
 LOOPBACK = "127.0.0.1"
 SECRET_BYTES = 48
 LOCK_S_MAX = 10.0  # How long the process before this one may take to end
-LOCK_POLL_S = 0.1
 
 
 class SuperLink:
@@ -194,7 +194,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(start: SuperLinkStart, stop: threading.Event, told: threading.Event) -> None:
-    lock = _lock(Path(start.folder), stop)
+    folder = Path(start.folder)
+    lock = wait_for_lock(lambda: _take(folder), SystemClock(), seconds_max=LOCK_S_MAX, stop=stop)
     try:
         superlink = SuperLink(start)
         log.info("superlink.started", extra={"pid": os.getpid()})
@@ -212,17 +213,6 @@ def _watch_hub(stop: threading.Event) -> None:
     while os.read(0, 4096):
         pass
     stop.set()
-
-
-def _lock(folder: Path, stop: threading.Event) -> FileLock:
-    """Take the folder, once the process before this one has let go of it."""
-    for _ in range(int(LOCK_S_MAX / LOCK_POLL_S)):
-        try:
-            return _take(folder)
-        except UnavailableError:
-            if stop.wait(LOCK_POLL_S):
-                break
-    return _take(folder)
 
 
 def _take(folder: Path) -> FileLock:

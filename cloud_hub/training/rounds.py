@@ -7,26 +7,21 @@
 3. Whether a Round counts is decided before it is closed: one that is repeated was never closed, and
    nothing was drawn or learned from it.
 4. Nothing here waits longer than POLL_S at a time: `stop` and deadlines are seen by then.
-5. Devices get numbers: shared arrays without personal parameters and counters.
-6. A failed write ends the process (TransientError): the last checkpoint stands, the reason goes to
+5. A failed write ends the process (TransientError): the last checkpoint stands, the reason goes to
    whoever started it, and the next attempt resumes.
 """
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import numpy as np
 
-from cloud_hub.training.aggregation.central_privacy import Accountant
-from cloud_hub.training.aggregation.checks import UpdateChecks
 from cloud_hub.training.aggregation.entry import Aggregate
-from cloud_hub.training.aggregation.file_round_store import RoundStore
-from cloud_hub.training.aggregation.flwr_strategies import ServerStep
+from cloud_hub.training.common_weights import CommonWeights
 from cloud_hub.training.evaluation_round import EvaluationRound
 from cloud_hub.training.event_log import EventLog
 from cloud_hub.training.file_job import JobFiles
 from cloud_hub.training.fleet import Answer, Fleet
-from cloud_hub.training.job_folder import JobEvent, JobResult, Progress
+from cloud_hub.training.job_folder import JobEvent, JobResult
 from cloud_hub.training.open_round import OpenRound
 from cloud_hub.training.order import ProximalStrategy
 from cloud_hub.training.round_intake import RoundIntake
@@ -48,15 +43,6 @@ from cloud_hub.training.selection import choose
 from shared.clock import Clock
 from shared.errors import RefusedError
 from shared.learning.task import LearningTask, TaskKind
-from shared.model.weights import (
-    Array,
-    Vector,
-    averaged,
-    digest_weights,
-    flatten,
-    layout_of,
-    unflatten,
-)
 
 TEXT_CHARS_MAX = 2000
 
@@ -80,19 +66,7 @@ class RoundLoop:
         self._clock = clock
         self._plan = files.read_plan()
         self._order = self._plan.order
-        self._all = files.read_initial()
-        shared = {
-            name: array
-            for name, array in averaged(self._all).items()
-            if not self._plan.network.is_personal(name)
-        }
-        self._layout = layout_of(shared)
-        self._vector = flatten(shared, self._layout)
-        self._checks = UpdateChecks(self._order.checks, privacy=self._order.central_privacy)
-        self._step = ServerStep.for_strategy(self._order.strategy, self._layout)
-        privacy = self._order.central_privacy
-        self._accountant = Accountant(privacy) if privacy is not None else None
-        self._done = 0
+        self._common = CommonWeights(files, self._plan)
 
     def run(self) -> JobResult:
         """Run what is left of the Job; return how it ended, which is also on the disk.
@@ -106,7 +80,7 @@ class RoundLoop:
                 return result
             self._files.make_rounds_folder()
             self._events = EventLog(self._files, self._clock)
-            self._intake = RoundIntake(self._plan, self._layout, self._events, self._clock)
+            self._intake = RoundIntake(self._plan, self._common.layout, self._events, self._clock)
             try:
                 self._resume()
                 ended = self._rounds()
@@ -120,15 +94,7 @@ class RoundLoop:
 
     def _resume(self) -> None:
         """Take up what is on the disk, and say what a kill kept back."""
-        progress = self._files.read_progress()
-        if progress is not None:
-            self._done = progress.rounds_done
-            self._all, state = self._files.read_round(self._done)
-            self._vector = flatten(self._all, self._layout)
-            self._checks.restore(state)
-            self._step.restore(state)
-            if self._accountant is not None:
-                self._accountant.restore(state)
+        self._common.restore()
         closing = self._files.read_closing()
         if closing is not None and closing.round == self._done:
             self._events.write(*closing.events)
@@ -152,8 +118,8 @@ class RoundLoop:
         """Run Rounds until there is a reason to end."""
         try:
             while self._done < self._order.rounds:
-                if self._accountant is not None and self._accountant.is_spent:
-                    spent = f"{self._accountant.epsilon:.4g} is spent."
+                if self._common.is_spent:
+                    spent = f"{self._common.epsilon:.4g} is spent."
                     return _Ended(
                         "job.budget_spent",
                         f"One more Round would pass epsilon_max; {spent}",
@@ -167,8 +133,8 @@ class RoundLoop:
         return _Ended("job.completed", is_completed=True)
 
     def _evaluate(self) -> None:
-        weights = self._shared()
-        task = self._task(TaskKind.EVALUATE, self._done, digest_weights(weights))
+        weights = self._common.shared
+        task = self._task(TaskKind.EVALUATE, self._done, self._common.shared_digest)
         EvaluationRound(task, weights, self._events).run(
             self._fleet, self._clock, there=self._there, poll=self._poll
         )
@@ -183,8 +149,8 @@ class RoundLoop:
             code=ended.code,
             text=ended.text[:TEXT_CHARS_MAX],
             rounds_done=self._done,
-            weights_digest=digest_weights(self._all) if self._done else None,
-            epsilon=self._epsilon(),
+            weights_digest=self._common.digest if self._done else None,
+            epsilon=self._common.epsilon,
         )
         self._files.write_result(result)
         return result
@@ -193,15 +159,8 @@ class RoundLoop:
 
     def _opened(self, number: int) -> OpenRound:
         """Return Round `number`, of which nothing is known yet; late updates may come from now."""
-        store = RoundStore(
-            self._files.updates_folder(number),
-            self._layout,
-            self._order.strategy,
-            checks=self._checks,
-            late=self._order.late,
-            privacy=self._order.central_privacy,
-        )
-        opened = OpenRound(number, digest_weights(self._shared()), store)
+        store = self._common.open_store(number)
+        opened = OpenRound(number, self._common.shared_digest, store)
         self._fleet.forget(self._intake.begin(opened))
         self._events.forget_before(number - 1)
         return opened
@@ -261,7 +220,7 @@ class RoundLoop:
         opened.choose(devices)
         numbers = {
             "devices_asked": float(len(devices)),
-            "weights_bytes": float(self._vector.nbytes),
+            "weights_bytes": float(self._common.shared_bytes),
         }
         self._events.write(self._events.make("round.started", numbers, number=opened.number))
 
@@ -273,11 +232,11 @@ class RoundLoop:
         if not devices:
             return
         ttl = ttl_s(self._order, left_s=deadline_s - now_s)
-        for device, ask in self._fleet.ask(devices, task, self._shared(), ttl_s=ttl).items():
+        for device, ask in self._fleet.ask(devices, task, self._common.shared, ttl_s=ttl).items():
             one = self._open.asked[device]
             one.part, one.connection, one.asked_s = Part.WAITED_FOR, present[device], now_s
             one.asks.append(ask)
-            self._open.bytes_down += self._vector.nbytes
+            self._open.bytes_down += self._common.shared_bytes
 
     def _close(self, started_s: float) -> None:
         """Close the Round if it counts; else have it repeated, or end the Job."""
@@ -300,7 +259,7 @@ class RoundLoop:
         closed = self._closed(aggregate, self._clock.monotonic_s() - started_s)
         closing = Closing(round=opened.number, events=(*silent, *verdicts, closed))
         self._files.write_closing(closing)
-        self._checkpoint()
+        self._common.checkpoint(opened.number)
         self._events.write(*closing.events)
         opened.store.discard()
         if self._done < self._order.rounds:
@@ -336,33 +295,18 @@ class RoundLoop:
             "bytes_down": float(opened.bytes_down),
             "update_norm": aggregate.norm,
         }
-        epsilon = self._epsilon()
+        epsilon = self._common.epsilon
         if epsilon is not None:
             numbers["epsilon"] = epsilon
         return self._events.make("round.closed", numbers, number=opened.number)
 
     def _move(self, aggregate: Aggregate) -> None:
-        """Change the common weights by what the Round came to; pay for it."""
-        vector: Vector = self._step.apply(self._vector, aggregate)
-        if not np.isfinite(vector).all():
-            text = f"Round {self._open.number} would make weights that are not finite."
-            raise _Ended("job.diverged", text, is_completed=False)
-        self._vector = vector
-        if self._accountant is not None:
-            self._accountant.charge()
-
-    def _checkpoint(self) -> None:
-        self._all = {**self._all, **self._shared()}
-        state: dict[str, Array] = {**self._step.state(), **self._checks.state()}
-        if self._accountant is not None:
-            state |= self._accountant.state()
-        progress = Progress(
-            rounds_done=self._open.number,
-            weights_digest=digest_weights(self._all),
-            epsilon=self._epsilon(),
-        )
-        self._files.write_checkpoint(progress, self._all, state)
-        self._done = self._open.number
+        """Change the common weights by what the Round came to."""
+        try:
+            self._common.move(aggregate)
+        except RefusedError as error:
+            text = f"Round {self._open.number}: {error.message}"
+            raise _Ended(error.code, text, is_completed=False) from error
 
     def _too_few(self, why: str, *, counted_count: int) -> None:
         """Have the Round asked again with what it has, or end the Job."""
@@ -387,6 +331,10 @@ class RoundLoop:
                 raise _Ended("job.too_few", text, is_completed=False)
 
     # Small things
+
+    @property
+    def _done(self) -> int:
+        return self._common.rounds_done
 
     def _take(self, wait_s: float) -> None:
         for answer in self._poll(wait_s):
@@ -416,9 +364,3 @@ class RoundLoop:
             privacy=order.local_privacy,
             seconds_max=order.deadline_s,
         )
-
-    def _shared(self) -> Mapping[str, Array]:
-        return dict(unflatten(self._vector, self._layout))
-
-    def _epsilon(self) -> float | None:
-        return self._accountant.epsilon if self._accountant is not None else None

@@ -14,7 +14,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -155,6 +155,38 @@ class TrainingService:
         text = f"{actor} stopped it: {reason}" if reason else f"{actor} stopped it."
         return self._act(job_id, Event.STOPPED, told="job.finished", code="job.stopped", text=text)
 
+    # What Jobs still need
+
+    def require_checkpoint_free(self, checkpoint_id: str) -> None:
+        """Raise RefusedError `checkpoint.needed` while a Job starts from it or made it.
+
+        Jobs that go on, and those whose result is not settled yet, of every hub.
+        """
+        for job in self._unsettled():
+            if checkpoint_id in (job.checkpoint_id, job.result_checkpoint_id):
+                raise RefusedError(
+                    "checkpoint.needed",
+                    f"Job {job.job_id} needs {checkpoint_id} until its result is settled.",
+                    remedy=f"Wait for it, or stop it: cloud-hub jobs stop {job.job_id}.",
+                )
+
+    def require_evaluation_set_free(self, model: ModelName, digest: str) -> None:
+        """Raise RefusedError `evaluation.needed` where what Jobs learn is still to be judged by it.
+
+        Args: digest: of the model's newest set: older ones judge nothing any more.
+        """
+        for job in self._unsettled():
+            if job.model == model and job.order.is_released:
+                raise RefusedError(
+                    "evaluation.needed",
+                    f"What Job {job.job_id} learns will be judged by {digest[:12]}.",
+                    remedy="Add another set first, or wait until that is judged.",
+                )
+
+    def _unsettled(self) -> tuple[Job, ...]:
+        with self._database.read() as connection:
+            return tuple(r.job for r in sql_jobs.read_unsettled_anywhere(connection))
+
     # What people look at
 
     def get(self, job_id: JobId) -> Job:
@@ -254,13 +286,6 @@ class TrainingService:
         with self._database.read() as connection:
             told = sql_jobs.read_told(connection)
         return compose_orders(told, self._membership.members(told))
-
-    def orders_for(
-        self, device_ids: Collection[DeviceId]
-    ) -> Mapping[DeviceId, tuple[LearningOrder, ...]]:
-        """Return the part of `orders` that these devices have."""
-        orders = self.orders()
-        return {device_id: orders[device_id] for device_id in device_ids if device_id in orders}
 
     def on_report(
         self,

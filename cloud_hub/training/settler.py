@@ -12,13 +12,13 @@ import logging
 import threading
 from dataclasses import replace
 
-from cloud_hub.candidates.candidate import GateRefusedError
 from cloud_hub.candidates.checkpoint import Checkpoint
 from cloud_hub.candidates.checkpoint_service import CheckpointService
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.sql_database import Database
 from cloud_hub.training import sql_jobs, sql_progress
 from cloud_hub.training.file_job_folders import JobFolders
+from cloud_hub.training.gate_answer import ask_gate
 from cloud_hub.training.job import Job, Outcome
 from cloud_hub.training.job_folder import JobEvent
 from cloud_hub.training.lifecycle import ResultEvent, ResultState
@@ -144,22 +144,19 @@ class ResultSettler:
         job = record.job
         assert job.result_checkpoint_id is not None, "KEEPING comes before RELEASING"
         checkpoint = self._checkpoints.get(job.result_checkpoint_id)
-        try:
-            release = self._releases.add_trained(
-                checkpoint,
-                notes=_notes(job),
-                metrics=self._metrics(job),
-                lineage_id=job.lineage_id,
-            )
-        except GateRefusedError as error:
-            refused = replace(record, job=replace(job, candidate_id=error.candidate.candidate_id))
-            return self._change(refused, ResultEvent.REFUSED, code=error.code, text=error.message)
-        released = replace(
-            record,
-            job=replace(job, candidate_id=release.candidate_id, release_version=release.version),
+        answer = ask_gate(
+            self._releases,
+            checkpoint,
+            notes=_notes(job),
+            metrics=self._metrics(job),
+            lineage_id=job.lineage_id,
         )
-        text = f"It became release {release.name}."
-        return self._change(released, ResultEvent.RELEASED, code="job.released", text=text)
+        told = replace(
+            job, candidate_id=answer.candidate_id, release_version=answer.release_version
+        )
+        return self._change(
+            replace(record, job=told), answer.event, code=answer.code, text=answer.text
+        )
 
     def _change(
         self,

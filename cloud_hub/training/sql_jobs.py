@@ -97,6 +97,14 @@ def read_unsettled(connection: sa.Connection, hub_id: str) -> tuple[JobRecord, .
     return tuple(_to_record(row) for row in connection.execute(query))
 
 
+def read_unsettled_anywhere(connection: sa.Connection) -> tuple[JobRecord, ...]:
+    """Return the Jobs, of every hub, that go on or whose result is not settled; oldest first."""
+    states = (ResultState.KEEPING, ResultState.RELEASING)
+    goes_on = (jobs.c.state != JobState.FINISHED) | jobs.c.result_state.in_(states)
+    query = sa.select(jobs).where(goes_on).order_by(jobs.c.created_ms, jobs.c.job_id)
+    return tuple(_to_record(row) for row in connection.execute(query))
+
+
 def read_told(connection: sa.Connection) -> tuple[JobRecord, ...]:
     """Return the live Jobs, of every hub, of which devices are to be told; oldest first."""
     query = (

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from edge_agent.decisions.conclude import Conclusion, conclude
 from edge_agent.decisions.settings import DecisionSettings
-from edge_agent.inference.opencv_resize import FrameResizer
 from edge_agent.inference.session import ModelSession
 from edge_agent.sources.item import Frame, Item, Window
 from shared.clock import Clock
 from shared.errors import RefusedError
+from shared.model.opencv_resize import FrameResizer
 from shared.model.preprocess import Placement, to_tensor
-from shared.model.spec import ImageInput
+from shared.model.spec import ImageInput, ModelSpec, TextInput, WindowInput
 from shared.wire.records import Outcome
 
 
@@ -63,11 +63,21 @@ class ItemRunner:
         match item:
             case Frame(pixels=pixels) if self._resizer is not None:
                 return self._resizer.resize(pixels)
-            case Window(samples=samples) if self._resizer is None:
+            case Window(samples=samples) if isinstance(self.session.spec.input, WindowInput):
                 return samples, None
-        kind = "images" if self._resizer is not None else "windows of samples"
         raise RefusedError(
             "inference.input",
-            f"The model {self.session.spec.model} takes {kind}; the source gives others.",
+            f"The model {self.session.spec.model} takes {_kind(self.session.spec)}; "
+            "the source gives others.",
             remedy="Give the pipeline a source of the model's kind.",
         )
+
+
+def _kind(spec: ModelSpec) -> str:
+    match spec.input:
+        case ImageInput():
+            return "images"
+        case WindowInput():
+            return "windows of samples"
+        case TextInput():
+            return "texts, which no source of a device gives"

@@ -26,6 +26,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_state
 from edge_agent.inference.procfs_memory import hand_back_memory
 from shared.errors import RefusedError
 from shared.model.postprocess import check_outputs
+from shared.model.preprocess import tensor_dtype
 from shared.model.spec import ImageInput, ModelSpec
 
 PROVIDER = "CPUExecutionProvider"
@@ -33,6 +34,7 @@ LOG_ERRORS_ONLY = 3
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int64)": np.dtype(np.int64),
 }
 
 Array = NDArray[np.generic]
@@ -137,13 +139,15 @@ def _session_options() -> onnxruntime.SessionOptions:
 
 def _checked_dtype(inputs: Sequence[onnxruntime.NodeArg], spec: ModelSpec) -> np.dtype[Any]:
     """Return the dtype of the model's one input. Raises RefusedError `model.input_mismatch`."""
-    expected = f"one float32 input of shape {spec.input_shape}"
+    allowed = {tensor_dtype(spec)}
     if isinstance(spec.input, ImageInput):
-        expected = f"one float32 or uint8 input of shape {spec.input_shape}"
+        allowed.add(np.dtype(np.uint8))
+    names = " or ".join(sorted(dtype.name for dtype in allowed))
+    expected = f"one {names} input of shape {spec.input_shape}"
     got = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs) or "no input"
     is_match = len(inputs) == 1 and _shape_fits(inputs[0].shape, spec.input_shape)
     dtype: np.dtype[Any] | None = DTYPES.get(inputs[0].type) if is_match else None
-    if dtype is None or (dtype == np.uint8 and not isinstance(spec.input, ImageInput)):
+    if dtype not in allowed:
         raise RefusedError(
             "model.input_mismatch",
             f"The spec of {spec.model} expects {expected}; the model has {got}.",

@@ -11,8 +11,6 @@
 from edge_agent.training.settings import PrivacySettings
 from shared.learning.rdp import ORDERS, Rdp, add, epsilon_of, gaussian_cost
 
-ROUNDS_MAX = 10_000_000
-
 
 def rho_of(noise_multiplier: float) -> float:
     """Return what one release costs; noise_multiplier > 0."""
@@ -36,22 +34,3 @@ def affords(privacy: PrivacySettings, spent: Rdp, noise_multiplier: float) -> bo
     if privacy.epsilon_max is None:
         return True
     return epsilon_after(spent, noise_multiplier, delta=privacy.delta) <= privacy.epsilon_max
-
-
-def rounds_left(privacy: PrivacySettings, spent: Rdp, noise_multiplier: float) -> int | None:
-    """Return how many more releases with this noise the budget pays for; None: no budget is set.
-
-    Bisection, at most ROUNDS_MAX.
-    """
-    if privacy.epsilon_max is None:
-        return None
-    one = gaussian_cost(noise_multiplier)
-    low, high = 0, ROUNDS_MAX
-    while low < high:
-        middle = (low + high + 1) // 2
-        cost = [was + middle * more for was, more in zip(spent, one, strict=True)]
-        if epsilon_of(cost, privacy.delta) <= privacy.epsilon_max:
-            low = middle
-        else:
-            high = middle - 1
-    return low

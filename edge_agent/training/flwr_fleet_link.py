@@ -7,13 +7,13 @@ What must not live here: what a message asks, processes, files.
 2. A run that is over is RefusedError `fleet.run_over`; a message that cannot be had is
    ContractError.
 3. A lease of this node's former life is dropped before a new one is taken: else nobody may come
-   back before it has run out (60 s).
+   back before it has run out (`lease_s`).
 4. The FAB is neither asked for nor looked at.
 """
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -54,11 +54,11 @@ from google.protobuf.message import DecodeError
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError, RefusedError, TransientError, UnavailableError
 
-MESSAGE_BYTES_MAX = 2 << 30
 OBJECTS_MAX = 50_000
-HEARTBEAT_S = 20.0  # The lease is twice HEARTBEAT_DEFAULT_INTERVAL (30 s)
+BEATS_PER_LEASE = 3
 HEARTBEAT_RETRY_S = 2.0
 NOT_REGISTERED = "fleet.not_registered"
+NOT_READY = "fleet.not_ready"  # Who asks is still sending what it asks
 PRECONDITION_FAILED = 412  # Flower's answer to an activation that it refuses (code 2004)
 
 Request = TypeVar("Request")
@@ -67,10 +67,11 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message that was claimed, its content still at the hub."""
+    """A message that was claimed, and what of its content has come so far."""
 
     message: Message
     tree: ObjectTree
+    contents: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def run_id(self) -> int:
@@ -89,8 +90,11 @@ class FleetLink:
         key: ec.EllipticCurvePrivateKey,
         clock: Clock,
         silent_s_max: float = 30.0,
+        lease_s: float = 60.0,
+        message_bytes_max: int = 2 << 30,
     ) -> None:
         """Args: address: HOST:PORT. Raises UnavailableError where the CA cannot be read."""
+        self._lease_s, self._message_bytes_max = lease_s, message_bytes_max
         self.node_id = 0
         self.answered_ms = 0  # When the hub last answered anything
         self._clock = clock
@@ -115,9 +119,7 @@ class FleetLink:
 
     def connect(self, former_node_id: int) -> None:
         """Take the lease. Args: former_node_id: of an earlier life, or 0. Raises TransientError."""
-        request = ActivateNodeRequest(
-            public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-        )
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=self._interval_s)
         try:
             response = self._call(self._client.ActivateNode, request)
         except ContractError:
@@ -147,10 +149,10 @@ class FleetLink:
     def keep_alive(self, stop: threading.Event) -> None:
         """Send heartbeats until stopped; a thread's body."""
         while not stop.is_set():
-            delay_s = HEARTBEAT_S
+            delay_s = self._lease_s / BEATS_PER_LEASE
             try:
                 request = SendNodeHeartbeatRequest(
-                    node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+                    node=self._node, heartbeat_interval=self._interval_s
                 )
                 self._call(self._client.SendNodeHeartbeat, request)
             except (TransientError, RefusedError, ContractError):
@@ -166,17 +168,25 @@ class FleetLink:
         return Incoming(message, response.message_object_trees[0])
 
     def fetch(self, incoming: Incoming) -> Message:
-        """Return the message with its content. Raises as `pull`, and RefusedError."""
+        """Return the message with its content. Raises as `pull`, and RefusedError.
+
+        Called again after a TransientError it goes on where it was.
+        """
         ids = list(dict.fromkeys(tree.object_id for tree in iterate_object_tree(incoming.tree)))
         if len(ids) > OBJECTS_MAX:
             raise ContractError("task.too_large", f"It has over {OBJECTS_MAX} parts.")
-        contents: dict[str, bytes] = {}
-        size = 0
+        contents = incoming.contents
+        size = sum(len(content) for content in contents.values())
         for object_id in ids:
+            if object_id in contents:
+                continue
             contents[object_id] = self._fetch_object(incoming.run_id, object_id)
             size += len(contents[object_id])
-            if size > MESSAGE_BYTES_MAX:
-                raise ContractError("task.too_large", f"It is over {MESSAGE_BYTES_MAX} bytes.")
+            if size > self._message_bytes_max:
+                raise ContractError(
+                    "task.too_large",
+                    f"It is over learning.task_bytes_max = {self._message_bytes_max} here.",
+                )
         try:
             message = inflate_object_from_contents(incoming.tree.object_id, contents)
         except (ValueError, KeyError, TypeError, DecodeError) as error:
@@ -230,6 +240,11 @@ class FleetLink:
                     raise TransientError("fleet.not_stored", "The hub did not keep a part.")
 
     @property
+    def _interval_s(self) -> float:
+        """Return what Flower takes for a lease's length: it allows so many intervals of silence."""
+        return self._lease_s / HEARTBEAT_PATIENCE
+
+    @property
     def _node(self) -> Node:
         return Node(node_id=self.node_id)
 
@@ -239,7 +254,7 @@ class FleetLink:
         if not response.object_found:
             raise ContractError("task.invalid", "A part of it is not at the hub.")
         if not response.object_available:
-            raise TransientError("fleet.not_ready", "A part of it is not at the hub yet.")
+            raise TransientError(NOT_READY, "A part of it is not at the hub yet.")
         return bytes(response.object_content)
 
     def _call(self, method: Callable[[Request], Response], request: Request) -> Response:

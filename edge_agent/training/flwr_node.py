@@ -3,7 +3,8 @@
 1. It reads node.json, keeps a lease at the hub, takes one message at a time, answers it, and writes
    standing.json. It ends at SIGTERM, at `until_ms`, and when the agent that started it is gone.
 2. A message is a LearningTask or it is refused. Nothing that comes from the hub is executed.
-3. The owner's policy is asked for every task, whatever the Target said before.
+3. The owner's policy is asked for every task, as node.json holds it by then, whatever the Target
+   said before.
 4. Training runs in a child (warm_training.py): it is killed when the Job is over, when it takes
    longer than the task allows, and with this process.
 5. An answer is on the disk before it is sent, and sent until the hub has it or the run is over.
@@ -21,15 +22,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Message
 
 from edge_agent.training.file_ledger import open_ledger
-from edge_agent.training.file_replies import Answer, FileReplies
-from edge_agent.training.flwr_fleet_link import NOT_REGISTERED, FleetLink, Incoming
+from edge_agent.training.file_replies import FileReplies
+from edge_agent.training.flwr_fleet_link import NOT_READY, NOT_REGISTERED, FleetLink, Incoming
+from edge_agent.training.flwr_messages import TEXT_MAX, failure, read_task, refusal, success
 from edge_agent.training.node_files import (
     FILE_BYTES_MAX,
     ORDER,
@@ -46,30 +46,18 @@ from shared.backoff import Backoff
 from shared.clock import SystemClock, now_ms
 from shared.durable_file import write_durably
 from shared.errors import ContractError, IsthmusError, RefusedError, TransientError
-from shared.learning.task import (
-    METRICS_RECORD,
-    REPLY_RECORD,
-    TASK_RECORD,
-    UPDATE_RECORD,
-    WEIGHTS_RECORD,
-    LearningReply,
-    LearningTask,
-    decode_task,
-    encode_reply,
-)
+from shared.learning.task import LearningTask
 from shared.logs import set_up_logging
 from shared.model.weights import Array
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("edge_agent.training.flwr_node")  # Its name when it is run: __main__
 
 RETRY_S_MIN, RETRY_S_MAX = 0.5, 10.0
+READY_S_MIN, READY_S_MAX = 0.05, 5.0  # For the rest of a message that is still being sent
 LOAD_S_MAX = 300.0  # For torch itself, before a training's own time begins
 CHECK_S = 1.0  # How often a training's run is asked after
 STEP_S = 0.1
 LEAVE_S_MAX = 3.0  # From SIGTERM on, whatever a call to the hub hangs in
-ERROR_CODE = 100  # Of a Flower error: a message that is no LearningTask has no LearningReply
-TEXT_MAX = 1500
-ARRAY_TYPES = frozenset({"numpy.ndarray"})
 
 T = TypeVar("T")
 
@@ -87,6 +75,8 @@ class Node:
             key=key,
             clock=self._clock,
             silent_s_max=order.settings.hub_silent_s_max,
+            lease_s=order.settings.lease_s,
+            message_bytes_max=order.settings.task_bytes_max,
         )
         self._training = WarmTraining(folder)
         self._replies = FileReplies(folder / REPLIES)
@@ -164,42 +154,48 @@ class Node:
             self._persist(incoming, lambda: self._link.confirm(incoming))
             reply = self._reply_to(message, incoming)
         except ContractError as error:
-            reply = _failure(incoming.message, error)
-        except RefusedError:
-            log.info("learning.run_over", extra={"run_id": incoming.run_id})
+            reply = failure(incoming.message, error)
+        except RefusedError as error:
+            _give_up(incoming, error)
             return
         finally:
             self._task = None
         if reply is None or self._stop.is_set():
             return
         runtime_s = time.monotonic() - started_s
-        with suppress(RefusedError, ContractError):
+        try:
             self._persist(incoming, lambda: self._link.send(reply, runtime_s=runtime_s))
             self._rounds_count += 1
+        except (RefusedError, ContractError) as error:
+            _give_up(incoming, error)
         self._state = NodeState.ONLINE
 
     def _persist(self, incoming: Incoming, act: Callable[[], T]) -> T:
         """Return what `act` returns, tried until it works, the message expired or we stop."""
         backoff = Backoff(delay_s_min=RETRY_S_MIN, delay_s_max=RETRY_S_MAX)
+        rest = Backoff(delay_s_min=READY_S_MIN, delay_s_max=READY_S_MAX)
         metadata = incoming.message.metadata
         while True:
             try:
                 return act()
             except TransientError as error:
-                self._trouble(error)
+                is_coming = error.code == NOT_READY
+                if not is_coming:
+                    self._trouble(error)
                 if self._clock.now_s() > metadata.created_at + metadata.ttl:
                     raise RefusedError("task.expired", "The message expired.") from error
-                if self._clock.wait(self._stop, backoff.next_delay_s()):
+                delay_s = (rest if is_coming else backoff).next_delay_s()
+                if self._clock.wait(self._stop, delay_s):
                     raise RefusedError("learning.stopped", "The process ends.") from error
 
     def _reply_to(self, message: Message, incoming: Incoming) -> Message | None:
         """Return the reply; None: the run is over. Raises ContractError for what is no task."""
-        task, weights = _read(message)
+        task, weights = read_task(message)
         self._task, self._state = task, NodeState.WORKING
         try:
             self._check(task)
             if (known := self._replies.find(task)) is not None:
-                return _success(message, known, is_repeated=True)
+                return success(message, known, is_repeated=True)
             outcome = self._train(task, weights, incoming)
         except IsthmusError as error:
             outcome = Outcome(code=error.code, text=str(error))
@@ -207,14 +203,15 @@ class Node:
             return None
         if outcome.code:
             log.warning("learning.refused", extra={"job": task.job, "code": outcome.code})
-            return _refusal(message, task, outcome)
+            return refusal(message, task, outcome)
         answer = self._replies.find(task)
         if answer is None:
-            return _refusal(message, task, Outcome(code="training.lost", text="No answer is kept."))
-        return _success(message, answer, is_repeated=False)
+            return refusal(message, task, Outcome(code="training.lost", text="No answer is kept."))
+        return success(message, answer, is_repeated=False)
 
     def _check(self, task: LearningTask) -> None:
         """Raise RefusedError or IntegrityError where the task is not to be done here."""
+        self._renew_policy()
         if task.job not in self._order.jobs:
             raise RefusedError("task.job", f"This device does not learn in the Job {task.job}.")
         spent, is_charged = self._ledger.spent(task.spec.model), False
@@ -226,9 +223,24 @@ class Node:
                 task.privacy.noise_multiplier,
                 base_digest=task.base_digest,
             )
-        refusal = decide(self._order.settings, task, spent, is_charged=is_charged)
-        if refusal is not None:
-            raise refusal.as_error()
+        veto = decide(self._order.settings, task, spent, is_charged=is_charged)
+        if veto is not None:
+            raise veto.as_error()
+
+    def _renew_policy(self) -> None:
+        """Take up what the owner changed. Raises RefusedError `policy.unreadable`."""
+        try:
+            settings = _read_order(self._folder).settings
+        except (OSError, msgspec.MsgspecError) as error:
+            text = f"The owner's policy cannot be read: {error}."
+            raise RefusedError("policy.unreadable", text) from error
+        if settings == self._order.settings:
+            return
+        self._training.close()  # It was started with the old one
+        key_path = Path(self._order.key_path)
+        self._ledger = open_ledger(self._folder, key_path, settings.privacy)
+        self._order = msgspec.structs.replace(self._order, settings=settings)
+        log.info("learning.policy_renewed")
 
     def _train(
         self, task: LearningTask, weights: Mapping[str, Array], incoming: Incoming
@@ -255,6 +267,7 @@ class Node:
             is_due = time.monotonic() > next_check_s
             if self._stop.is_set() or (is_due and not self._link.is_wanted(incoming.run_id)):
                 self._training.cancel()
+                log.info("learning.cancelled", extra={"job": task.job, "round": task.round})
                 return None
             if is_due:
                 next_check_s = time.monotonic() + CHECK_S
@@ -295,53 +308,15 @@ class Node:
             self._state = NodeState.CONNECTING
 
 
-def _read(message: Message) -> tuple[LearningTask, dict[str, Array]]:
-    """Return what a message asks. Raises ContractError `task.invalid`."""
-    content = message.content if message.has_content() else RecordDict()
-    config = content.config_records.get(TASK_RECORD)
-    text = config.get(TASK_RECORD) if config is not None else None
-    if not isinstance(text, str):
-        raise ContractError("task.invalid", "The message is no LearningTask.")
-    task = decode_task(text)
-    record = content.array_records.get(WEIGHTS_RECORD, ArrayRecord())
-    weights: dict[str, Array] = {}
-    for name, array in record.items():
-        if array.stype not in ARRAY_TYPES or array.dtype != "float32":
-            raise ContractError("task.weights", f"{name[:80]!r} is not an array of float32.")
-        try:
-            weights[name] = np.asarray(array.numpy())
-        except (ValueError, OSError, EOFError) as error:
-            raise ContractError("task.weights", f"{name[:80]!r} is not readable.") from error
-    return task, weights
+def _give_up(incoming: Incoming, error: IsthmusError) -> None:
+    """Say that a message is answered no more: its run is over, or its time."""
+    log.info("learning.given_up", extra={"run_id": incoming.run_id, "code": error.code})
 
 
-def _success(message: Message, answer: Answer, *, is_repeated: bool) -> Message:
-    reply = msgspec.structs.replace(answer.reply, is_repeated=is_repeated)
-    content = RecordDict({REPLY_RECORD: ConfigRecord({REPLY_RECORD: encode_reply(reply)})})
-    if answer.update:
-        arrays = {n: FlowerArray(np.asarray(a)) for n, a in answer.update.items()}
-        content[UPDATE_RECORD] = ArrayRecord(arrays)
-    content[METRICS_RECORD] = MetricRecord(dict(answer.metrics))
-    return Message(content, reply_to=message)
-
-
-def _refusal(message: Message, task: LearningTask, outcome: Outcome) -> Message:
-    reply = LearningReply(
-        job=task.job,
-        round=task.round,
-        kind=task.kind,
-        base_digest=task.base_digest,
-        encoding=task.encoding,
-        refusal_code=outcome.code,
-        refusal_text=outcome.text[:TEXT_MAX],
-    )
-    content = RecordDict({REPLY_RECORD: ConfigRecord({REPLY_RECORD: encode_reply(reply)})})
-    return Message(content, reply_to=message)
-
-
-def _failure(message: Message, error: IsthmusError) -> Message:
-    reason = f"{error.code}: {error}"[:TEXT_MAX]
-    return Message(Error(code=ERROR_CODE, reason=reason), reply_to=message)
+def _read_order(folder: Path) -> NodeOrder:
+    """Return what the agent wrote. Raises OSError, MsgspecError."""
+    with (folder / ORDER).open("rb") as file:
+        return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=NodeOrder)
 
 
 def _former_node_id(folder: Path) -> int:
@@ -370,7 +345,7 @@ def main() -> int:
     set_up_logging()
     folder = Path(sys.argv[1])
     try:
-        order = msgspec.json.decode((folder / ORDER).read_bytes(), type=NodeOrder)
+        order = _read_order(folder)
         key = load_pem_private_key(Path(order.key_path).read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise ContractError("learning.key", "The device's key is not an ECDSA key.")

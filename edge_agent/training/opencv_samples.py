@@ -13,12 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_agent.inference.opencv_resize import FrameResizer
-from edge_agent.training.samples import ITEMS_MAX, Floats, LocalSamples, is_held_out, prepare, split
+from edge_agent.training.samples import ITEMS_MAX, LocalSamples, is_held_out, prepare, split
 from edge_agent.training.settings import SampleFormat, SampleSettings
 from shared.errors import RefusedError
+from shared.model.opencv_resize import FrameResizer
 from shared.model.preprocess import Array
-from shared.model.spec import Decoder, ImageInput, ModelSpec
+from shared.model.spec import Decoder, ImageInput, ModelSpec, TextInput, WindowInput
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _from_folder(path: Path, settings: SampleSettings, spec: ModelSpec) -> Local
     if not isinstance(spec.input, ImageInput):
         raise RefusedError("samples.invalid", "Folders of pictures are for models of images.")
     resizer = FrameResizer(spec.input)
-    items: list[Floats] = []
+    items: list[Array] = []
     labels: list[int] = []
     held_out: list[bool] = []
     unread = 0
@@ -95,7 +95,7 @@ def _pictures(path: Path, spec: ModelSpec) -> Iterator[tuple[Path, int]]:
 def _from_npz(path: Path, settings: SampleSettings, spec: ModelSpec) -> LocalSamples:
     raw, labels = _read_npz(path, spec)
     resizer = FrameResizer(spec.input) if isinstance(spec.input, ImageInput) else None
-    items: list[Floats] = []
+    items: list[Array] = []
     held_out: list[bool] = []
     for item in raw:
         held_out.append(is_held_out(np.ascontiguousarray(item).tobytes(), settings.held_out_share))
@@ -104,6 +104,8 @@ def _from_npz(path: Path, settings: SampleSettings, spec: ModelSpec) -> LocalSam
 
 
 def _sized(item: Array, resizer: FrameResizer | None) -> Array:
+    if item.ndim == 1:  # A text's bytes
+        return item
     if resizer is None:
         return item.astype(np.float32, copy=False)
     pixels = item.astype(np.uint8, copy=False)
@@ -123,16 +125,26 @@ def _read_npz(path: Path, spec: ModelSpec) -> tuple[Array, Array | None]:
             labels = archive["labels"] if "labels" in archive.files else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _invalid(path, str(error)) from error
-    is_image = isinstance(spec.input, ImageInput)
-    if items.ndim not in ((3, 4) if is_image else (3,)) or len(items) > ITEMS_MAX:
+    if items.ndim not in _axes(spec) or len(items) > ITEMS_MAX:
         raise _invalid(path, f"`items` is {items.shape}")
-    if is_image and items.dtype != np.uint8:
+    if not isinstance(spec.input, WindowInput) and items.dtype != np.uint8:
         raise _invalid(path, f"`items` is {items.dtype}, not uint8")
     if spec.output.decoder is Decoder.RECONSTRUCTION:
         return items, None
     if labels is None or labels.shape != (len(items),):
         raise _invalid(path, "`labels` must be one for each item")
     return items, _checked(labels, spec, path)
+
+
+def _axes(spec: ModelSpec) -> tuple[int, ...]:
+    """Return how many axes an array of items may have."""
+    match spec.input:
+        case ImageInput():
+            return (3, 4)  # Gray or BGR
+        case WindowInput():
+            return (3,)
+        case TextInput():
+            return (2,)
 
 
 def _checked(labels: Array, spec: ModelSpec, path: Path) -> Array:

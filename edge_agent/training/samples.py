@@ -2,19 +2,18 @@
 
 1. Which side a sample is on follows from its own bytes (SHA-256), so that it never changes sides:
    what was measured on is never trained on, however many samples come or go.
-2. Items are as the model's input takes them, (N, ...) float32, without the batch axis of 1.
+2. Items are as the model's input takes them, (N, ...) float32 (texts: int64), without the batch
+   axis of 1.
 """
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared.model.preprocess import Array, to_tensor
 from shared.model.spec import ModelSpec
 
-Floats = NDArray[np.float32]
 ITEMS_MAX = 1_000_000
 
 
@@ -22,7 +21,7 @@ ITEMS_MAX = 1_000_000
 class Part:
     """Some samples."""
 
-    items: Floats  # (N, ...)
+    items: Array  # (N, ...)
     labels: Array | None  # (N,) int64 class indices or float32 scores; None: unlabelled
 
 
@@ -40,7 +39,7 @@ def is_held_out(item: bytes, share: float) -> bool:
     return number < share * 2**64
 
 
-def split(items: list[Floats], labels: Array | None, held_out: list[bool]) -> LocalSamples:
+def split(items: list[Array], labels: Array | None, held_out: list[bool]) -> LocalSamples:
     """Return prepared items, one after another, as the two sides."""
     stacked = np.stack(items) if items else np.empty((0,), np.float32)
     mask = np.array(held_out, dtype=bool)
@@ -50,10 +49,9 @@ def split(items: list[Floats], labels: Array | None, held_out: list[bool]) -> Lo
     )
 
 
-def prepare(item: Array, spec: ModelSpec) -> Floats:
+def prepare(item: Array, spec: ModelSpec) -> Array:
     """Return one item of the model's own size as inference would see it.
 
     Raises RefusedError `inference.input`.
     """
-    tensor: Floats = to_tensor(item, spec)[0].astype(np.float32, copy=False)
-    return tensor
+    return to_tensor(item, spec)[0]  # type: ignore[no-any-return]  # numpy's indexing is untyped

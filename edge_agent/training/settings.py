@@ -66,6 +66,9 @@ class LearningSettings(Settings, frozen=True):
     memory_bytes_max: Annotated[int, Meta(ge=128 << 20)] = 2 << 30  # Of one local training
     poll_s: Annotated[float, Meta(ge=0.05, le=60.0)] = 1.0  # How often the hub is asked for work
     hub_silent_s_max: Annotated[float, Meta(ge=0.5, le=600.0)] = 30.0  # Of one request
+    # For how long the hub counts on a device that it does not hear of; a sign of life every third.
+    lease_s: Annotated[float, Meta(ge=20.0, le=3600.0)] = 60.0
+    task_bytes_max: Annotated[int, Meta(ge=1 << 20)] = 2 << 30  # Of one task with its weights
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""

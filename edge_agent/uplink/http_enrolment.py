@@ -1,13 +1,15 @@
 """The device's questions to a hub over HTTPS, while the broker does not let it in.
 
-Standard library only: a device needs HTTP for nothing else. What must not live here: what to
-believe (joining.py), and files.
+Standard library only: a device needs HTTP for nothing else. `ask_hub` and `accepted` are also
+what other questions over HTTPS are asked with. What must not live here: what to believe
+(joining.py), and files.
 """
 
 import http.client
 import re
 import ssl
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -106,17 +108,37 @@ def request_renewal(hub: HubAddress, request: RenewRequest, *, ca_pem: str) -> R
     return _ask(hub, context, RenewReply, method="POST", path=RENEW_PATH, body=body)
 
 
-def _ask(
+@dataclass(frozen=True, slots=True)
+class HubAnswer:
+    """What came back, whether the hub said yes or no."""
+
+    status: int
+    headers: Mapping[str, str]  # By names in lower case
+    data: bytes
+
+
+def ask_hub(
     hub: HubAddress,
     context: ssl.SSLContext,
-    shape: type[T],
     *,
     method: str,
     path: str,
-    body: bytes | None,
-) -> T:
+    body: bytes | Iterable[bytes] | None,
+    headers: Mapping[str, str],
+) -> HubAnswer:
+    """Return what answers at this address, whatever it says.
+
+    Args:
+        hub: where to ask.
+        context: whom to believe.
+        method: of HTTP.
+        path: with its query.
+        body: whole or in pieces; in pieces `headers` say its length. None: none.
+        headers: besides `Connection`.
+
+    Raises TransientError, ContractError, IntegrityError as `request_join`.
+    """
     connection = http.client.HTTPSConnection(hub.host, hub.port, timeout=TIMEOUT_S, context=context)
-    headers = {"Content-Type": "application/json"} if body is not None else {}
     try:
         connection.request(method, path, body=body, headers={"Connection": "close", **headers})
         # Closed by hand: after a counted body read in pieces http.client leaves it open.
@@ -132,12 +154,32 @@ def _ask(
         raise _unreachable(hub, error) from error
     finally:
         connection.close()
-    if not 200 <= response.status < 300:
-        raise _refusal(hub, response.status, data)
+    told = {name.lower(): value for name, value in response.headers.items()}
+    return HubAnswer(response.status, told, data)
+
+
+def accepted(hub: HubAddress, answer: HubAnswer, shape: type[T]) -> T:
+    """Return a hub's yes as `shape`. Raises what it refuses with, ContractError."""
+    if not 200 <= answer.status < 300:
+        raise _refusal(hub, answer.status, answer.data)
     try:
-        return msgspec.json.decode(data, type=shape)
+        return msgspec.json.decode(answer.data, type=shape)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _not_a_hub(hub, "its answer makes no sense") from error
+
+
+def _ask(
+    hub: HubAddress,
+    context: ssl.SSLContext,
+    shape: type[T],
+    *,
+    method: str,
+    path: str,
+    body: bytes | None,
+) -> T:
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    answer = ask_hub(hub, context, method=method, path=path, body=body, headers=headers)
+    return accepted(hub, answer, shape)
 
 
 def _read(response: http.client.HTTPResponse, hub: HubAddress) -> bytes:

@@ -55,19 +55,6 @@ def epsilon_of(cost: Sequence[float], delta: float) -> float:
     return max(found, 0.0)
 
 
-def releases_within(noise_multiplier: float, *, epsilon_max: float, delta: float) -> int:
-    """Return how many releases stay within a budget (bisection; at most 10 million)."""
-    low, high = 0, 10_000_000
-    one = gaussian_cost(noise_multiplier)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if epsilon_of([middle * rdp for rdp in one], delta) <= epsilon_max:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def _one_release(order: float, sigma: float, rate: float) -> float:
     if rate == 0.0:
         return 0.0

@@ -36,11 +36,6 @@ class EncodedUpdate:
     arrays: dict[str, Array]
     residual: Vector  # (N,): update minus what the hub will decode
 
-    @property
-    def payload_bytes(self) -> int:
-        """Return how many bytes the arrays are."""
-        return sum(array.nbytes for array in self.arrays.values())
-
 
 def encode_update(update: Vector, layout: Layout, encoding: Encoding) -> EncodedUpdate:
     """Return an update (N,) as it travels. Raises ContractError `update.not_finite`."""
@@ -84,12 +79,6 @@ def decode_update(arrays: Mapping[str, Array], layout: Layout, encoding: Encodin
     if not np.isfinite(vector).all():
         raise ContractError("update.not_finite", "The update holds NaN or infinity.")
     return vector
-
-
-def encoded_bytes(layout: Layout, encoding: Encoding) -> int:
-    """Return how many bytes an update of this layout takes, without any framing."""
-    scales = 4 * len(layout.fields) if encoding is Encoding.INT8 else 0
-    return layout.size * _DTYPES[encoding].itemsize + scales
 
 
 def _check_names(arrays: Mapping[str, Array], layout: Layout, encoding: Encoding) -> None:

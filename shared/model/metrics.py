@@ -11,6 +11,7 @@ What must not live here: which number is good enough (the hub's gate says).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,19 +99,31 @@ def mean_average_precision(
     overlap_min: float = OVERLAP_MIN,
 ) -> float:
     """Return the mean over classes of the average precision over frames; see rule 2."""
+    matches = [
+        match_boxes(ours, theirs, overlap_min=overlap_min)
+        for ours, theirs in zip(found, true, strict=True)
+    ]
+    return mean_precision(matches, found, true, classes_count=classes_count)
+
+
+def mean_precision(
+    matches: Sequence[Matches],
+    found: Sequence[Boxes],
+    true: Sequence[Boxes],
+    *,
+    classes_count: int,
+) -> float:
+    """Return the same of boxes that are matched already: a class never matches another's boxes."""
+    is_right = _joined([match.is_right for match in matches], np.bool_)
+    scores = _joined([boxes.scores for boxes in found], np.float32)
+    classes = _joined([boxes.classes for boxes in found], np.int64)
+    true_classes = _joined([boxes.classes for boxes in true], np.int64)
     values = []
     for class_index in range(classes_count):
-        of_class = [
-            (_of_class(ours, class_index), _of_class(theirs, class_index))
-            for ours, theirs in zip(found, true, strict=True)
-        ]
-        true_count = sum(len(theirs) for _, theirs in of_class)
-        if not true_count:
-            continue
-        matches = [match_boxes(ours, theirs, overlap_min=overlap_min) for ours, theirs in of_class]
-        is_right = np.concatenate([match.is_right for match in matches])
-        scores = np.concatenate([ours.scores for ours, _ in of_class])
-        values.append(_average_precision(is_right, scores, true_count))
+        true_count = int((true_classes == class_index).sum())
+        if true_count:
+            chosen = classes == class_index
+            values.append(_average_precision(is_right[chosen], scores[chosen], true_count))
     return float(np.mean(values)) if values else 0.0
 
 
@@ -134,9 +147,8 @@ def f1_anomalies(flagged: NDArray[np.bool_], is_anomalous: NDArray[np.bool_]) ->
     return 2.0 * int((flagged & is_anomalous).sum()) / total if total else 1.0
 
 
-def _of_class(boxes: Boxes, class_index: int) -> Boxes:
-    chosen = boxes.classes == class_index
-    return Boxes(boxes.corners[chosen], boxes.scores[chosen], boxes.classes[chosen])
+def _joined(pieces: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype), *pieces])
 
 
 def _average_precision(is_right: NDArray[np.bool_], scores: Floats, true_count: int) -> float:

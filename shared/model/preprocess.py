@@ -1,7 +1,7 @@
 """Preprocess: pixels and samples to the model's input tensor, in numpy, the one copy of it.
 
 The device, the hub's gate and training scale inputs here and nowhere else. What must not live
-here: resizing itself (the device's opencv_resize.py), files, a model.
+here: resizing itself (opencv_resize.py), files, a model.
 
 1. `place` says where a frame goes within the model's input: all of it when stretched; when
    letterboxed the largest centred rectangle of the frame's proportions, the rest is `pad_value`.
@@ -9,6 +9,8 @@ here: resizing itself (the device's opencv_resize.py), files, a model.
    (0.299 R + 0.587 G + 0.114 B, rounded to whole numbers, as cameras and training sets do).
 3. A float32 tensor is (value - mean) / scale per channel, in the order the model sees channels.
 4. A uint8 tensor is the reordered pixels as they are: such a model has mean and scale in its graph.
+5. A text is its UTF-8 bytes: token = byte + 1, as many as the model takes, then 0. NUL bytes at the
+   end are none of it, so that texts of different lengths fit into one array.
 """
 
 from dataclasses import dataclass
@@ -18,7 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import RefusedError
-from shared.model.spec import Colour, ImageInput, Layout, ModelSpec, Resize, WindowInput
+from shared.model.spec import (
+    Colour,
+    ImageInput,
+    Layout,
+    ModelSpec,
+    Resize,
+    TextInput,
+    WindowInput,
+)
 
 Array = NDArray[np.generic]
 Pixels = NDArray[np.uint8]
@@ -26,6 +36,7 @@ Samples = NDArray[np.float32]
 
 FLOAT = np.dtype(np.float32)
 UINT8 = np.dtype(np.uint8)
+INT64 = np.dtype(np.int64)
 GRAY_WEIGHTS_BGR = np.array([0.114, 0.587, 0.299], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -72,21 +83,33 @@ def place(frame_width: int, frame_height: int, image: ImageInput) -> Placement:
     )
 
 
+def tensor_dtype(spec: ModelSpec) -> np.dtype[Any]:
+    """Return the number type of a model's input where nothing else is said."""
+    return INT64 if isinstance(spec.input, TextInput) else FLOAT
+
+
+def to_bytes(text: str) -> Pixels:
+    """Return a text as an item: (n,) uint8."""
+    return np.frombuffer(text.encode(), np.uint8)
+
+
 def to_tensor(
-    item: Array, spec: ModelSpec, *, dtype: np.dtype[Any] = FLOAT, out: Array | None = None
+    item: Array, spec: ModelSpec, *, dtype: np.dtype[Any] | None = None, out: Array | None = None
 ) -> Array:
     """Return one item as a tensor of `spec.input_shape`.
 
     Args:
-        item: uint8 BGR pixels (height, width, 3) already of the model's size, or float32 samples
-            (T, C).
+        item: uint8 BGR pixels (height, width, 3) already of the model's size, float32 samples
+            (T, C), or uint8 bytes (n,) of a text.
         spec: the model's.
-        dtype: float32, or uint8 for a model that scales in its graph (images only).
+        dtype: float32, or uint8 for a model that scales in its graph (images only); int64 for
+            texts. None: `tensor_dtype`.
         out: a tensor of that shape and dtype to write into, instead of a new one.
 
     Raises:
         RefusedError: `inference.input`, the item is not what the spec takes.
     """
+    dtype = tensor_dtype(spec) if dtype is None else dtype
     tensor = np.empty(spec.input_shape, dtype=dtype) if out is None else out
     assert tensor.shape == spec.input_shape, "the buffer has another shape than the model's input"
     assert tensor.dtype == dtype, "the buffer has another dtype than the model's input"
@@ -97,6 +120,8 @@ def to_tensor(
         case WindowInput() as window:
             _check_item(item, (window.samples, window.channels), FLOAT)
             _write_window(item, window, tensor)
+        case TextInput():
+            _write_text(item, tensor)
     return tensor
 
 
@@ -140,6 +165,19 @@ def _write_window(samples: Array, window: WindowInput, tensor: Array) -> None:
     if not np.isfinite(samples.astype(np.float32, copy=False)).all():
         raise RefusedError("inference.input", "A sample of the window is not a finite number.")
     np.copyto(target, (samples.astype(np.float32, copy=False) - mean) / scale)
+
+
+def _write_text(text: Array, tensor: Array) -> None:
+    """Write (n,) bytes into `tensor`, (1, L); see rule 5."""
+    if text.ndim != 1 or text.dtype != UINT8:
+        raise RefusedError(
+            "inference.input",
+            f"The model takes a text, uint8 (n,), the item is {text.dtype} {text.shape}.",
+            remedy="Give the UTF-8 bytes of one text.",
+        )
+    tokens = np.trim_zeros(text, "b")[: tensor.shape[1]].astype(tensor.dtype)
+    tensor[0, : tokens.size] = tokens + 1
+    tensor[0, tokens.size :] = 0
 
 
 def _check_item(item: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -4,7 +4,8 @@
    (1, height, width, C): resized, colours ordered, then (value - mean) / scale per channel.
 2. A window input is float32 samples (T, C) brought to (1, C, T) or (1, T, C), channel-first by
    default.
-3. The decoder says how outputs are read; see shared/model/postprocess.py.
+3. A text input is UTF-8 bytes brought to int64 tokens (1, length): byte + 1, 0 where there is none.
+4. The decoder says how outputs are read; see shared/model/postprocess.py.
 """
 
 from enum import StrEnum
@@ -71,6 +72,8 @@ DECODERS_BY_TASK = {
     Task.DETECTION: {Decoder.FASTESTDET, Decoder.SSD_CORNERS, Decoder.YOLO, Decoder.BOXES},
     Task.ANOMALY: {Decoder.RECONSTRUCTION, Decoder.SCORE},
 }
+TEXT_DECODERS = {Decoder.LOGITS, Decoder.PROBABILITIES, Decoder.SCORE}
+TEXT_TOKENS = 257  # Every byte, and 0: nothing there
 
 
 class ImageInput(Settings, frozen=True, tag="image", tag_field="kind"):
@@ -96,6 +99,12 @@ class WindowInput(Settings, frozen=True, tag="window", tag_field="kind"):
     scale: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (1.0,)
 
 
+class TextInput(Settings, frozen=True, tag="text", tag_field="kind"):
+    """UTF-8 bytes; see rule 3. What is longer is cut."""
+
+    length: Side
+
+
 class OutputSpec(Settings, frozen=True):
     """How outputs are read."""
 
@@ -118,7 +127,7 @@ class ModelSpec(Settings, frozen=True):
 
     model: Name
     task: Task
-    input: ImageInput | WindowInput
+    input: ImageInput | WindowInput | TextInput
     output: OutputSpec
     tolerance: Tolerance = Tolerance()
     description: Annotated[str, Meta(max_length=2000)] = ""
@@ -130,6 +139,11 @@ class ModelSpec(Settings, frozen=True):
             raise ValueError(f"output.decoder must be one of {names} for task {self.task}")
         if self.task is not Task.ANOMALY and not self.output.classes:
             raise ValueError(f"output.classes must name the classes for task {self.task}")
+        if isinstance(self.input, TextInput):
+            if self.output.decoder not in TEXT_DECODERS:
+                names = ", ".join(sorted(TEXT_DECODERS))
+                raise ValueError(f"output.decoder must be one of {names} for texts")
+            return
         channels = self.channels_count
         for name, values in (("mean", self.input.mean), ("scale", self.input.scale)):
             if len(values) not in (1, channels):
@@ -147,6 +161,8 @@ class ModelSpec(Settings, frozen=True):
                 return 3
             case WindowInput(channels=channels):
                 return channels
+            case TextInput():
+                return 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -160,6 +176,8 @@ class ModelSpec(Settings, frozen=True):
                 return (1, window.samples, window.channels)
             case WindowInput() as window:
                 return (1, window.channels, window.samples)
+            case TextInput(length=length):
+                return (1, length)
 
 
 def parse_spec(data: bytes, *, name: str = "spec.toml") -> ModelSpec:

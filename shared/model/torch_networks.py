@@ -1,9 +1,11 @@
 """Networks by NetworkSpec: the same on the devices that train and on the hub that exports.
 
-1. Input (N, C, H, W) or (N, C, T) float32 as shared/model/preprocess.py makes it, channels first.
+1. Input (N, C, H, W) or (N, C, T) float32, or (N, L) int64, as shared/model/preprocess.py makes
+   them, channels first.
 2. Output: logits (N, classes) for classification; the input's own shape for reconstruction; (N, 1)
-   for a score.
+   for a score; for detection see torch_detector.py.
 3. Parameter names are part of the contract: weights are exchanged by name.
+4. The newer kinds have `body` and `head`; `head_prefix` says where any kind has its last layer.
 """
 
 import math
@@ -14,14 +16,30 @@ from torch import Tensor, nn
 
 from shared.errors import ContractError
 from shared.model.network import (
+    Architecture,
     AutoencoderNetwork,
     ConvolutionNetwork,
     DenseNetwork,
+    DepthwiseNetwork,
+    EnsembleNetwork,
+    LenetNetwork,
+    MobileNetwork,
     NetworkSpec,
     RecurrentNetwork,
+    RepairNetwork,
+    ResidualNetwork,
+    SsdNetwork,
+    TransformerNetwork,
     WindowNetwork,
 )
-from shared.model.spec import Decoder, Layout, ModelSpec
+from shared.model.spec import Decoder, ImageInput, Layout, ModelSpec, TextInput
+from shared.model.torch_detector import DetectorNetwork
+from shared.model.torch_generative import RepairGenerator, image_autoencoder, window_autoencoder
+from shared.model.torch_images import ds_cnn, lenet, mobilenet, resnet
+from shared.model.torch_sequences import LastState, text_transformer, window_transformer
+
+IMAGE, WINDOW, TEXT = 3, 2, 1  # Axes of one item
+AXES_NAMES = {IMAGE: "images", WINDOW: "windows", TEXT: "texts"}
 
 
 def build_network(network: NetworkSpec, spec: ModelSpec, *, seed: int = 0) -> nn.Module:
@@ -29,40 +47,108 @@ def build_network(network: NetworkSpec, spec: ModelSpec, *, seed: int = 0) -> nn
 
     Raises ContractError `network.unfit` where the two specs do not go together.
     """
-    shape = _channels_first(spec)
     random_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        match network.architecture:
-            case ConvolutionNetwork() as cnn:
-                return _convolutions(cnn, _require(shape, 3, "cnn", "images"), _outputs(spec))
-            case DenseNetwork() as mlp:
-                return _dense(mlp, shape, spec)
-            case WindowNetwork() as conv1d:
-                return _windows(conv1d, _require(shape, 2, "conv1d", "windows"), _outputs(spec))
-            case RecurrentNetwork() as gru:
-                return LastState(gru, _require(shape, 2, "gru", "windows"), _outputs(spec))
-            case AutoencoderNetwork() as autoencoder:
-                _require_reconstruction(spec)
-                return _autoencoder(autoencoder, _require(shape, 2, "autoencoder", "windows"))
-            case unknown:
-                assert_never(unknown)
+        return _build(network.architecture, _channels_first(spec), spec)
     finally:
         torch.random.set_rng_state(random_state)
 
 
-class LastState(nn.Module):
-    """A GRU whose last state is read by one linear layer."""
+def head_prefix(network: NetworkSpec, spec: ModelSpec) -> str:
+    """Return how the names of the last layer's parameters begin: "head.", say.
 
-    def __init__(self, gru: RecurrentNetwork, shape: tuple[int, ...], outputs: int) -> None:
+    That layer is drawn anew where classes change. For a detector it is what scores classes.
+    Raises ContractError `network.headless` where there is no such layer, or more than one.
+    """
+    match network.architecture:
+        case ConvolutionNetwork() | WindowNetwork():
+            return "1.3."
+        case DenseNetwork(hidden=hidden) if spec.output.decoder is not Decoder.RECONSTRUCTION:
+            return f"{2 * len(hidden) + 1}."  # After Flatten, each hidden layer with its ReLU
+        case (
+            RecurrentNetwork()
+            | LenetNetwork()
+            | ResidualNetwork()
+            | MobileNetwork()
+            | DepthwiseNetwork()
+            | TransformerNetwork()
+        ):
+            return "head."
+        case SsdNetwork():
+            return "scores."
+        case DenseNetwork() | AutoencoderNetwork() | RepairNetwork():
+            why = "it puts out its own input, whatever the classes"
+        case EnsembleNetwork():
+            why = "each of its members has its own"
+        case unknown:
+            assert_never(unknown)
+    raise ContractError(
+        "network.headless",
+        f"This network has no last layer to be drawn anew: {why}.",
+        remedy="Start from all of the weights, or from none.",
+    )
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: log of the mean of their probabilities, or the mean of scores."""
+
+    def __init__(self, members: list[nn.Module], decoder: Decoder) -> None:
         super().__init__()
-        self.recurrent = nn.GRU(shape[0], gru.hidden, num_layers=gru.layers, batch_first=True)
-        self.head = nn.Linear(gru.hidden, outputs)
+        self.members = nn.ModuleList(members)
+        self.is_classifier = decoder is Decoder.LOGITS
 
-    def forward(self, window: Tensor) -> Tensor:
-        """Return (N, outputs) of windows (N, C, T)."""
-        states, _ = self.recurrent(window.transpose(1, 2))  # (N, T, hidden)
-        return self.head(states[:, -1])  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+    def forward(self, items: Tensor) -> Tensor:
+        """Return (N, outputs); for classes logits whose softmax is the mean of the members'."""
+        # (members, N, outputs); fp32, also in autocast: members may be nearly of one mind
+        outputs = torch.stack([member(items).float() for member in self.members])
+        if not self.is_classifier:
+            return outputs.mean(0)
+        return outputs.log_softmax(2).logsumexp(0) - math.log(len(self.members))
+
+
+def _build(architecture: Architecture, shape: tuple[int, ...], spec: ModelSpec) -> nn.Module:
+    match architecture:
+        case ConvolutionNetwork() as cnn:
+            return _convolutions(cnn, _require(shape, "cnn", IMAGE), _outputs(spec))
+        case DenseNetwork() as mlp:
+            return _dense(mlp, _require(shape, "mlp", IMAGE, WINDOW), spec)
+        case WindowNetwork() as conv1d:
+            return _windows(conv1d, _require(shape, "conv1d", WINDOW), _outputs(spec))
+        case RecurrentNetwork() as gru:
+            return LastState(gru, _require(shape, "gru", WINDOW), _outputs(spec))
+        case LenetNetwork():
+            return lenet(architecture, _require(shape, "lenet", IMAGE), _outputs(spec))
+        case ResidualNetwork():
+            return resnet(architecture, _require(shape, "resnet", IMAGE), _outputs(spec))
+        case MobileNetwork():
+            return mobilenet(architecture, _require(shape, "mobilenet-v2", IMAGE), _outputs(spec))
+        case DepthwiseNetwork():
+            return ds_cnn(architecture, _require(shape, "ds-cnn", IMAGE, WINDOW), _outputs(spec))
+        case TransformerNetwork():
+            shape = _require(shape, "transformer", WINDOW, TEXT)
+            if isinstance(spec.input, TextInput):
+                return text_transformer(architecture, shape[0], _outputs(spec))
+            return window_transformer(architecture, shape, _outputs(spec))
+        case SsdNetwork():
+            _require_decoder(spec, "ssd", Decoder.SSD_CORNERS)
+            shape = _require(shape, "ssd", IMAGE)
+            return DetectorNetwork(architecture, shape, len(spec.output.classes))
+        case AutoencoderNetwork():
+            _require_decoder(spec, "autoencoder", Decoder.RECONSTRUCTION)
+            shape = _require(shape, "autoencoder", IMAGE, WINDOW)
+            if isinstance(spec.input, ImageInput):
+                return image_autoencoder(architecture, shape)
+            return window_autoencoder(architecture, shape)
+        case RepairNetwork():
+            _require_decoder(spec, "repair", Decoder.RECONSTRUCTION)
+            return RepairGenerator(architecture, _require(shape, "repair", IMAGE))
+        case EnsembleNetwork():
+            _outputs(spec)  # Nothing else can be averaged
+            members = [_build(member, shape, spec) for member in architecture.members]
+            return Ensemble(members, spec.output.decoder)
+        case unknown:
+            assert_never(unknown)
 
 
 def _convolutions(cnn: ConvolutionNetwork, shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -114,28 +200,9 @@ def _dense(mlp: DenseNetwork, shape: tuple[int, ...], spec: ModelSpec) -> nn.Mod
     return nn.Sequential(*layers)
 
 
-def _autoencoder(autoencoder: AutoencoderNetwork, shape: tuple[int, ...]) -> nn.Module:
-    channels, samples = shape
-    layers: list[nn.Module] = []
-    for wanted in autoencoder.channels:
-        layers += [nn.Conv1d(channels, wanted, 5, stride=2, padding=2), nn.ReLU()]
-        channels, samples = wanted, (samples + 1) // 2
-    size = channels * samples
-    return nn.Sequential(
-        nn.Sequential(*layers),
-        nn.Sequential(nn.Flatten(), nn.Linear(size, autoencoder.narrow)),
-        nn.Sequential(
-            nn.Linear(autoencoder.narrow, size),
-            nn.ReLU(),
-            nn.Linear(size, math.prod(shape)),
-            nn.Unflatten(1, shape),
-        ),
-    )
-
-
 def _channels_first(spec: ModelSpec) -> tuple[int, ...]:
     """Return one item's shape, without the batch axis. Raises ContractError `network.unfit`."""
-    if spec.input.layout is not Layout.CHANNELS_FIRST:
+    if not isinstance(spec.input, TextInput) and spec.input.layout is not Layout.CHANNELS_FIRST:
         raise _unfit("input.layout must be channels-first for models that are trained here")
     return spec.input_shape[1:]
 
@@ -150,15 +217,16 @@ def _outputs(spec: ModelSpec) -> int:
             raise _unfit(f"no network here puts out what decoder {decoder!r} reads")
 
 
-def _require(shape: tuple[int, ...], axes: int, kind: str, wanted: str) -> tuple[int, ...]:
-    if len(shape) != axes:
-        raise _unfit(f"architecture {kind!r} takes {wanted}")
+def _require(shape: tuple[int, ...], kind: str, *axes: int) -> tuple[int, ...]:
+    if len(shape) not in axes:
+        wanted = " or ".join(AXES_NAMES[each] for each in axes)
+        raise _unfit(f"architecture {kind!r} takes {wanted}, not {AXES_NAMES[len(shape)]}")
     return shape
 
 
-def _require_reconstruction(spec: ModelSpec) -> None:
-    if spec.output.decoder is not Decoder.RECONSTRUCTION:
-        raise _unfit("architecture 'autoencoder' needs output.decoder = 'reconstruction'")
+def _require_decoder(spec: ModelSpec, kind: str, decoder: Decoder) -> None:
+    if spec.output.decoder is not decoder:
+        raise _unfit(f"architecture {kind!r} needs output.decoder = {decoder.value!r}")
 
 
 def _unfit(text: str) -> ContractError:

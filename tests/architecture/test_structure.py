@@ -22,6 +22,10 @@ TECHNOLOGIES = {
     "sqlite3": ("sql_",),
     "tuf": ("tuf_",),
     "obstore": ("object_store",),
+    "optuna": ("optuna_",),
+    "ray": ("ray_",),
+    "matplotlib": ("matplotlib_",),
+    "sklearn": ("sklearn_",),
     "amqtt": ("amqtt_",),
 }
 

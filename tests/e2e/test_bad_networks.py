@@ -33,12 +33,8 @@ DAMAGES = 5
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path)
-    try:
-        started.start()
+    with RealHub(tmp_path) as started:
         yield started
-    finally:
-        started.close()
 
 
 @pytest.fixture

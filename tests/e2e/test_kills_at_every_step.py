@@ -50,12 +50,8 @@ def row(request: pytest.FixtureRequest) -> tuple[str, str]:
 @pytest.fixture
 def hub(tmp_path: Path, row: tuple[str, str]) -> Iterator[RealHub]:
     broker = RealBroker(tmp_path) if row[0] == "mosquitto" else None
-    started = RealHub(tmp_path, broker=broker, settings=SLOW_BLOCKS)
-    try:
-        started.start()
+    with RealHub(tmp_path, broker=broker, settings=SLOW_BLOCKS) as started:
         yield started
-    finally:
-        started.close()
 
 
 def kill_and_start(victim: Process, when: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ A Round is held open by a device that stands still, so that what is killed has w
 the others did before is kept, and nobody's work is counted twice.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ pytestmark = [
 DEVICES = 3
 RELAY = "127.0.0.2"
 DEADLINE_S = 6.0
+LEASE_S = 20.0  # The least that there is
 METHOD = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 LONG = {**METHOD, "epochs": 25}  # Long enough to be met while it trains
 
@@ -50,7 +52,13 @@ class Fleet:
         self.hub = RealHub(folder, host_names=("127.0.0.1", RELAY))
         self.hub.start()
         self.agents = [
-            add_learner(self.hub, folder, f"d{n}", digits_of(n, count=DEVICES))
+            add_learner(
+                self.hub,
+                folder,
+                f"d{n}",
+                digits_of(n, count=DEVICES),
+                more=f"lease_s = {LEASE_S}",
+            )
             for n in range(DEVICES)
         ]
         self.proxy = self._relay()
@@ -176,6 +184,32 @@ def test_a_round_does_not_wait_for_a_device_without_network_which_comes_back_by_
     fleet.hub.post(f"/jobs/{job.job_id}/stop", {"why": "seen enough"})
     job.wait(lambda: job.get()["state"] == "finished")
     require_gapless(job.events())
+
+
+def test_a_round_goes_on_after_a_silence_longer_than_the_lease(fleet: Fleet) -> None:
+    lost = fleet.agents[-1]
+    job = LearningJob.start(
+        fleet.hub, rounds=2, devices_min=DEVICES, quorum=1.0, deadline_s=120.0, method=LONG
+    )
+    job.wait_for("round.closed", number=1)
+    job.wait(lambda: training_of(lost))
+    fleet.proxy.set(is_frozen=True)
+    job.wait(lambda: status_of(fleet.hub, lost) == "offline", seconds_max=LEASE_S + 5.0)
+    assert set(job.counted(2)) == fleet.everyone - {lost.device}
+    fair_again(fleet)()
+    found = job.wait_for_end(seconds_max=2 * STEP_S)
+    assert found["outcome"] == "completed", job.told()
+    for number in (1, 2):
+        assert set(job.counted(number)) == fleet.everyone, job.told()
+    assert not job.events("round.repeated")
+    require_gapless(job.events())
+
+
+def status_of(hub: RealHub, agent: RealAgent) -> str:
+    """Return what the SuperLink takes the agent's node for."""
+    path = hub.state / "learning" / "superlink" / "standing.json"
+    nodes = json.loads(path.read_text())["nodes"]
+    return next((str(n["status"]) for n in nodes if n["device"] == agent.device), "")
 
 
 def fair_again(fleet: Fleet) -> Callable[[], None]:

@@ -43,12 +43,8 @@ momentum = 0.9
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path, settings=IDLE)
-    try:
-        started.start()
+    with RealHub(tmp_path, settings=IDLE) as started:
         yield started
-    finally:
-        started.close()
 
 
 def test_devices_learn_together_and_what_they_learned_is_judged_and_released(

@@ -33,10 +33,8 @@ def place(s3_server: S3Server) -> str:
 
 @pytest.fixture
 def hub(tmp_path: Path, place: str) -> Iterator[RealHub]:
-    started = RealHub(tmp_path, settings=f'[releases]\nobjects = "{place}"\n')
-    started.start()
-    yield started
-    started.close()
+    with RealHub(tmp_path, settings=f'[releases]\nobjects = "{place}"\n') as started:
+        yield started
 
 
 def test_a_device_gets_from_the_hub_what_lies_in_s3(

@@ -17,10 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path)
-    started.start()
-    yield started
-    started.close()
+    with RealHub(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture

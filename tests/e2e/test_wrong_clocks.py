@@ -35,12 +35,8 @@ FAR_DAYS = 400  # Past the expiry of what the hub signs
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path)
-    try:
-        started.start()
+    with RealHub(tmp_path) as started:
         yield started
-    finally:
-        started.close()
 
 
 @pytest.fixture

@@ -324,6 +324,7 @@ def test_the_doctor_of_a_device_whose_broker_is_away(
         "clock": Level.GOOD,
         "configuration": Level.GOOD,
         "source of one": Level.GOOD,
+        "sharing": Level.GOOD,
         "disk": found["disk"].level,
         "agent": Level.WARNING,
     }

@@ -14,13 +14,15 @@ from tests.support.api_client import ApiHub
 pytestmark = pytest.mark.slow
 EXAMPLES = 400
 ALLOWED = frozenset({200, 201, 303, 400, 404, 405, 409, 411, 413, 422})
+DEVICE_PATHS = ("/api/v1/enrolment", "/api/v1/device-samples")
 FIELDS = (
     "name", "groups", "ttl_s", "model", "version", "group", "devices", "waves", "bake_s", "notes",
     "wave_deadline_s", "trial", "why", "excuse_silent", "failure_share_max", "failure_count_min",
     "items_min", "deadline_s", "token", "csr_pem", "hardware", "undo_on_failure", "release",
     "failure_percent", "deadline_minutes", "next", "metrics", "lineage_id", "strategy", "rounds",
     "epochs", "learning_rate", "devices_min", "encoding", "method", "checks", "mandatory",
-    "local_privacy", "needs_approval", "spec", "network", "weights",
+    "local_privacy", "needs_approval", "spec", "network", "weights", "dataset", "recipe", "search",
+    "trained", "folds", "space",
 )  # fmt: skip
 ODD = (
     "\x00", "a\x00b", "\ud800", "😀", "-1", "1e400", "digits", "digits:1", "100%", "1", "../x",
@@ -47,9 +49,12 @@ bodies = st.one_of(st.dictionaries(st.sampled_from(FIELDS), values, max_size=6),
 FORMS = (
     "/login", "/enrol", "/rollouts/new", "/devices/{x}/rename", "/devices/{x}/groups",
     "/rollouts/{x}/undo", "/jobs/new", "/jobs/{x}/stop", "/jobs/{x}/approve",
+    "/cloud-jobs/new", "/cloud-jobs/{x}/stop",
 )  # fmt: skip
 PAGES = ("/", "/devices/{x}", "/devices/{x}/chart", "/rollouts/{x}", "/rollouts/new", "/audit",
-         "/jobs", "/jobs/new", "/jobs/{x}", "/candidates/{x}")  # fmt: skip
+         "/jobs", "/jobs/new", "/jobs/{x}", "/candidates/{x}", "/cloud-jobs/new", "/cloud-jobs/{x}",
+         "/cloud-jobs/{x}/curves", "/cloud-jobs/{x}/report", "/cloud-jobs/compare",
+         "/usage")  # fmt: skip
 
 
 def _operations(hub: ApiHub) -> list[tuple[str, str]]:
@@ -127,7 +132,10 @@ def test_no_form_makes_the_dashboard_fail(
         _check(answer, (path, fields))
 
 
-QUERY = ("limit", "before", "after", "since_ms", "pipeline", "group", "model", "q", "version")
+QUERY = (
+    "limit", "before", "after", "since_ms", "pipeline", "group", "model", "q", "version", "a", "b",
+    "run", "tail", "by", "month", "format", "owner", "tool", "part", "file_name",
+)  # fmt: skip
 
 
 def _sendable(text: str) -> str:
@@ -135,7 +143,9 @@ def _sendable(text: str) -> str:
 
 
 def _check(answer: httpx.Response, asked: Any) -> None:
-    assert answer.status_code in ALLOWED, (asked, answer.status_code, answer.text[:300])
+    # Devices that fail too often are told to wait.
+    allowed = ALLOWED | {429} if answer.url.path.startswith(DEVICE_PATHS) else ALLOWED
+    assert answer.status_code in allowed, (asked, answer.status_code, answer.text[:300])
     is_page = answer.headers.get("content-type", "").startswith("text/html")
     if answer.status_code >= 400 and not is_page:
         assert set(answer.json()) == {"code", "message", "remedy"}, asked

@@ -153,10 +153,18 @@ def test_an_order_is_described_whole(empty_hub: ApiHub) -> None:
 def test_a_job_that_needs_a_person_waits_for_one(story: Story) -> None:
     job = story.start(needs_approval=True)
     assert story.get(f"/api/v1/jobs/{job}")["state"] == "submitted"
+    assert 'isthmus_jobs{state="submitted"} 1.0' in story.client.get("/metrics").text
     assert story.client.post(f"/api/v1/jobs/{job}/approve").json()["state"] == "approved"
     assert story.client.post(f"/api/v1/jobs/{job}/approve").status_code == 409
     stopped = story.client.post(f"/api/v1/jobs/{job}/stop", json={"why": "wrong group"})
     assert stopped.json()["outcome"] == "stopped"
+    counted = story.client.get("/metrics").text
+    for line in (
+        'isthmus_jobs{state="submitted"} 0.0',
+        'isthmus_jobs{state="finished"} 1.0',
+        'isthmus_jobs_finished{outcome="stopped"} 1.0',
+    ):
+        assert line in counted, line
     entries = story.hub.services.audit.entries(limit=3)
     assert [entry.action for entry in entries[::2]] == ["job.stop", "job.approve"]
 

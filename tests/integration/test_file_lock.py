@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from shared.errors import UnavailableError
-from shared.file_lock import FileLock, is_locked
+from shared.file_lock import FileLock, is_locked, wait_for_lock
+from tests.support.manual_clock import ManualClock
 
 HOLD = """
 import sys
@@ -32,6 +34,34 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> N
     first.release()
     assert not is_locked(tmp_path / "lock")
     take(tmp_path / "lock").release()
+
+
+def test_a_lock_is_waited_for_within_a_limit(tmp_path: Path) -> None:
+    clock, stop = ManualClock(), threading.Event()
+    held = take(tmp_path / "lock")
+    began_s = clock.monotonic_s()
+    with pytest.raises(UnavailableError) as raised:
+        wait_for_lock(lambda: take(tmp_path / "lock"), clock, seconds_max=5.0)
+    assert raised.value.code == "x.running"
+    assert 5.0 <= clock.monotonic_s() - began_s < 6.0
+
+    tries: list[float] = []
+
+    def take_later() -> FileLock:
+        tries.append(clock.monotonic_s())
+        if len(tries) == 3:
+            held.release()
+        return take(tmp_path / "lock")
+
+    wait_for_lock(take_later, clock, seconds_max=5.0).release()
+    assert len(tries) == 3
+    held = take(tmp_path / "lock")
+    stop.set()
+    began_s = clock.monotonic_s()
+    with pytest.raises(UnavailableError):
+        wait_for_lock(lambda: take(tmp_path / "lock"), clock, seconds_max=5.0, stop=stop)
+    assert clock.monotonic_s() == began_s
+    held.release()
 
 
 def test_looking_takes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`cloud-hub doctor`: what it finds, whether the hub runs or not, and that it changes nothing."""
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from cloud_hub.devices.x509_authority import Authority
 from cloud_hub.doctor import examine
 from cloud_hub.hub import LOCK_NAME
 from cloud_hub.sql_database import Database, sqlite_url
+from cloud_hub.training.settings import LearningHubSettings
 from shared.file_lock import FileLock
 from shared.findings import Finding, Level
 from tests.support.commands import ANY_PORTS, type_in
@@ -134,6 +136,25 @@ def test_a_broker_elsewhere_is_asked(state: Path, clock: ManualClock, busy: int)
     with closing(socket.create_server((HOST, 0))) as closed:
         port = closed.getsockname()[1]
     assert look(state, clock, config(port))["broker"].level is Level.BAD
+
+
+def test_learning_is_looked_at_where_it_is_installed(
+    state: Path, clock: ManualClock, busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(port: int) -> HubConfig:
+        learning = LearningHubSettings(host=HOST, port=port)
+        return HubConfig(http=ANY, https=ANY, mqtt=ANY, learning=learning)
+
+    found = look(state, clock, config(busy))
+    assert found["learning"].level is Level.GOOD
+    assert found[f"port {busy}"].level is Level.BAD
+    assert "--learning" in found[f"port {busy}"].remedy
+    monkeypatch.setitem(sys.modules, "flwr", None)  # As on a hub without it
+    found = look(state, clock, config(busy))
+    assert found["learning"].level is Level.WARNING
+    assert "flwr missing" in found["learning"].text
+    assert "isthmus[hub,train]" in found["learning"].remedy
+    assert f"port {busy}" not in found, "nobody will listen there"
 
 
 @pytest.mark.slow

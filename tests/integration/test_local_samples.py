@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.inference.opencv_resize import FrameResizer
 from edge_agent.training.opencv_samples import load_samples
 from edge_agent.training.settings import SampleFormat, SampleSettings
 from shared.errors import RefusedError
+from shared.model.opencv_resize import FrameResizer
 from shared.model.preprocess import to_tensor
 from shared.model.spec import ImageInput, parse_spec
 

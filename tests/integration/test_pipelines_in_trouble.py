@@ -25,12 +25,8 @@ model = "fastestdet"
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path)
-    try:
-        started.start()
+    with RealHub(tmp_path) as started:
         yield started
-    finally:
-        started.close()
 
 
 def bad_pipelines(folder: Path) -> str:

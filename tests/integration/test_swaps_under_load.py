@@ -28,12 +28,8 @@ path = "{path}"
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[RealHub]:
-    started = RealHub(tmp_path)
-    try:
-        started.start()
+    with RealHub(tmp_path) as started:
         yield started
-    finally:
-        started.close()
 
 
 def decisions_of(path: Path) -> list[dict[str, Any]]:

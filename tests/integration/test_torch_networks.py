@@ -14,33 +14,10 @@ from shared.model.network import (
     WindowNetwork,
     parse_network,
 )
-from shared.model.spec import ModelSpec, parse_spec
+from shared.model.spec import ModelSpec
 from shared.model.torch_networks import build_network
+from tests.support.network_specs import HEALTH, IMAGES, WINDOWS
 
-IMAGES = parse_spec(
-    b"""
-model = "digits"
-task = "classification"
-input = {kind = "image", width = 28, height = 20, colour = "gray"}
-output = {decoder = "logits", classes = ["a", "b", "c"]}
-"""
-)
-WINDOWS = parse_spec(
-    b"""
-model = "shaft"
-task = "classification"
-input = {kind = "window", samples = 50, channels = 3}
-output = {decoder = "logits", classes = ["a", "b"]}
-"""
-)
-HEALTH = parse_spec(
-    b"""
-model = "bearing"
-task = "anomaly"
-input = {kind = "window", samples = 50, channels = 3}
-output = {decoder = "reconstruction", threshold = 1.0}
-"""
-)
 FITTING = [
     (ConvolutionNetwork(), IMAGES, (3,)),
     (ConvolutionNetwork(channels=(4,), has_batch_norm=True), IMAGES, (3,)),

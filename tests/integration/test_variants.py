@@ -30,7 +30,7 @@ from shared.errors import RefusedError
 from shared.ids import LineageId
 from shared.model.network import NetworkSpec, RecurrentNetwork
 from shared.model.spec import parse_spec
-from shared.model.torch_networks import LastState
+from shared.model.torch_sequences import LastState
 from tests.support.tiny_models import WINDOW_SPEC
 from tests.support.trained_digits import (
     Digits,
@@ -83,6 +83,8 @@ FP32 = form("fp32", size=1000, ms=10.0)
         ([form("int8"), form("int8-dynamic", ms=3.0)], "int8-dynamic", ""),  # The fastest
         ([form("int8", ms=9.5, size=300), form("fp32-pruned", ms=9.4)], "fp32-pruned", ""),
         ([form("int8", ms=9.5, size=100), form("fp32-pruned", ms=8.0)], "fp32-pruned", ""),
+        ([form("int8", ms=9.5), form("int8-dynamic", ms=9.0, size=270)], "int8-dynamic", ""),
+        ([form("int8", ms=9.5), form("int8-dynamic", ms=9.0, size=280)], "int8", ""),
         ([form("int8", right=900), form("int8-qat")], "int8-qat", ""),
         ([], "fp32", ""),
     ],

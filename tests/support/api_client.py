@@ -23,12 +23,20 @@ from cloud_hub.api.enrolment import EnrolmentInfo
 from cloud_hub.api.operator_service import OperatorService
 from cloud_hub.api.services import HubInfo, HubStatus, PartStatus, Services
 from cloud_hub.api.settings import ApiSettings
+from cloud_hub.datasets.collecting.service import CollectionService
+from cloud_hub.datasets.collecting.settings import CollectionSettings
+from cloud_hub.datasets.service import DatasetService
+from cloud_hub.datasets.settings import DatasetSettings
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.devices.x509_authority import Authority
+from cloud_hub.object_store import ObjectStore
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts.controller import RolloutController
+from cloud_hub.serving.service import ServingService
+from cloud_hub.serving.settings import ServingSettings
 from cloud_hub.sql_database import Database
 from cloud_hub.telemetry.service import TelemetryService
+from cloud_hub.training.cloud.service import CloudJobService
 from cloud_hub.training.process_superlink import SuperLinkProcess
 from cloud_hub.training.service import TrainingService
 from cloud_hub.training.settings import LearningHubSettings
@@ -44,6 +52,10 @@ from tests.support.server_thread import serve_in_thread
 MODEL = "digits"
 STEP_S = 5.0
 STREAM = "ab" * 8
+COLLECTION = CollectionSettings(
+    items_per_device_day_max=6, bytes_per_device_day_max=1 << 20, free_bytes_min=0
+)
+SERVING = ServingSettings(wait_ms=30.0, answer_s_max=3.0, queue_max=64)
 
 
 @dataclass
@@ -118,7 +130,8 @@ class ApiHub:
         self.services.telemetry.ingest(device, batch)
 
     def close(self) -> None:
-        """Close the database."""
+        """End what was started, and close the database."""
+        self.services.serving.stop()
         self.database.close()
 
 
@@ -139,13 +152,26 @@ def open_api_hub(state: Path, *, settings: ApiSettings | None = None) -> ApiHub:
     )
     operators = OperatorService(database, settings=own_settings, clock=clock)
     status = [HubStatus(parts=(PartStatus("broker", is_good=True, detail="embedded"),))]
+    datasets = _open_datasets(state, database, clock)
+    cloud_jobs = CloudJobService(
+        database,
+        datasets,
+        releases,
+        ObjectStore(str(state / "repository")),
+        clock,
+        folder=state / "training",
+    )
     services = Services(
         database=database,
         devices=devices,
         telemetry=telemetry,
         releases=releases,
+        datasets=datasets,
+        collections=_open_collections(state, database, devices, datasets, clock),
         training=training,
+        cloud_jobs=cloud_jobs,
         rollouts=rollouts,
+        serving=ServingService(releases, clock, SERVING),
         operators=operators,
         audit=AuditLog(database, clock=clock),
         hub=HubInfo(
@@ -163,6 +189,34 @@ def open_api_hub(state: Path, *, settings: ApiSettings | None = None) -> ApiHub:
     operators.write_local_token(state)
     app = create_app(services, own_settings)
     return ApiHub(state, database, clock, services, fleet, own_settings, token, app, status)
+
+
+def _open_datasets(state: Path, database: Database, clock: ManualClock) -> DatasetService:
+    """Return the service of datasets; people may import from `import` in the state folder."""
+    (state / "import").mkdir(exist_ok=True)
+    datasets = DatasetService(
+        database,
+        ObjectStore(str(state / "repository")),
+        clock,
+        DatasetSettings(import_roots=(str(state / "import"),)),
+        folder=state / "datasets",
+    )
+    datasets.open()
+    return datasets
+
+
+def _open_collections(
+    state: Path,
+    database: Database,
+    devices: DeviceService,
+    datasets: DatasetService,
+    clock: ManualClock,
+) -> CollectionService:
+    collections = CollectionService(
+        database, devices, datasets, clock, COLLECTION, folder=state / "arrivals"
+    )
+    collections.open()
+    return collections
 
 
 def _open_training(

@@ -26,14 +26,16 @@ NETWORK = NetworkSpec(architecture=ConvolutionNetwork(channels=(8, 16), hidden=3
 METHOD = LocalMethod(epochs=8, batch_size=16, learning_rate=0.03, momentum=0.9)
 
 
-def write_digits(path: Path, *, count: int = 400) -> None:
-    """Write some digits as a device's samples."""
-    digits = load_digits()
-    np.savez(
-        path,
-        items=(digits.images[:count] * 15).astype(np.uint8),
-        labels=digits.target[:count].astype(np.int64),
-    )
+def digits(chosen: slice) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return images (n, 8, 8), gray, and their labels (n,)."""
+    source = load_digits()
+    return (source.images[chosen] * 15).astype(np.uint8), source.target[chosen].astype(np.int64)
+
+
+def write_digits(path: Path, *, count: int = 400, start: int = 0, step: int = 1) -> None:
+    """Write some of the first `count` digits as a device's samples."""
+    images, labels = digits(slice(start, count, step))
+    np.savez(path, items=images, labels=labels)
 
 
 def write_key(path: Path) -> None:

@@ -219,6 +219,18 @@ class RealHub(Process):
         self.agents: list[RealAgent] = []
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", timeout=30.0)
 
+    def __enter__(self) -> "RealHub":
+        """Start it; it is closed with the block, also when the start fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Start it, and its broker the first time; return when it answers."""
         (self.state / "run" / "local-token").unlink(missing_ok=True)
@@ -264,6 +276,10 @@ class RealHub(Process):
         answer = self._http.post(f"/api/v1{path}", json=body or {})
         _require_success(answer)
         return answer.json()
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Return what the hub answers, whatever it is."""
+        return self._http.request(method, f"/api/v1{path}", **more)
 
     def add_checkpoint(self, *, spec: bytes, network: bytes, weights: bytes | None = None) -> str:
         """Add a network, its weights drawn unless given; return the checkpoint's id."""

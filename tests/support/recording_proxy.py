@@ -5,6 +5,7 @@ neither side notices. Both are read from their state folders.
 """
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -15,6 +16,7 @@ HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
 POLL_S = 0.1
 SEND_S_MAX = 10.0
+REQUEST_LINE = re.compile(rb"([A-Z]{3,7} /\S*) HTTP/1\.1\r\n")
 
 
 def client_side(
@@ -54,6 +56,10 @@ class RecordingProxy:
         """Return what devices have sent so far, a connection each."""
         return [bytes(each) for each in list(self._sent)]
 
+    def requests(self) -> list[str]:
+        """Return the requests among what was sent, each as "METHOD /path"."""
+        return [found.decode() for stream in self.sent() for found in REQUEST_LINE.findall(stream)]
+
     def close(self) -> None:
         """End everything."""
         self._stop.set()
@@ -73,6 +79,8 @@ class RecordingProxy:
         plain.settimeout(SEND_S_MAX)
         with contextlib.suppress(OSError), self._near.wrap_socket(plain, server_side=True) as near:
             raw = socket.create_connection((HOST, self._to_port))
+            for each in (near, raw):  # What is relayed goes at once, as it did before
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._far.wrap_socket(raw, server_hostname=HOST) as far:
                 self._relay(near, far)
 

@@ -85,6 +85,8 @@ class TcpProxy:
     def _serve(self, near: socket.socket, cut: threading.Event) -> None:
         with near, contextlib.suppress(OSError):
             far = socket.create_connection((HOST, self._to_port))
+            for each in (near, far):  # What is relayed goes at once, as it did before
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with far:
                 _Connection(self, near, far).run(cut, self._stop)
                 if self.weather.is_ending:

@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -79,6 +79,7 @@ def test_where_nothing_differs_the_bound_has_a_closed_form() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(0, 250))
+@example(98, 97)
 def test_where_nothing_was_gained_the_exact_binomial_bound_agrees(items: int, lost: int) -> None:
     lost = min(lost, items)
     exact = -1.0 if lost == items else -stats.beta.ppf(0.95, lost + 1, items - lost)

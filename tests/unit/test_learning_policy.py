@@ -5,11 +5,11 @@ import pytest
 
 from edge_agent.config import AgentConfig, PipelineSettings
 from edge_agent.sources.settings import CsvSettings, WindowSettings
-from edge_agent.training.budget import affords, cost_of_rho, epsilon_after, rho_of, rounds_left
+from edge_agent.training.budget import affords, cost_of_rho, epsilon_after, rho_of
 from edge_agent.training.policy import Wish, decide, may_tell
 from edge_agent.training.settings import LearningSettings, PrivacySettings, SampleSettings
 from edge_agent.updates.reporting import ReportGate
-from shared.learning.rdp import epsilon_of, gaussian_cost, no_cost, releases_within
+from shared.learning.rdp import epsilon_of, gaussian_cost, no_cost
 from shared.learning.task import Measurement
 from shared.wire.report import LearningReport, LearningState, Report
 
@@ -78,18 +78,18 @@ def test_rho_is_the_exact_cost_at_every_order(noise: float) -> None:
     assert cost_of_rho(7 * rho_of(noise)) == pytest.approx(gaussian_cost(noise, releases=7))
 
 
-@pytest.mark.parametrize("done", [0, 1, 5])
-def test_the_rounds_left_are_those_the_budget_affords(done: int) -> None:
-    privacy = PrivacySettings(epsilon_max=8.0)
-    spent = cost_of_rho(done * rho_of(2.0))
-    left = rounds_left(privacy, spent, 2.0)
-    assert left is not None
-    assert left + done == releases_within(2.0, epsilon_max=8.0, delta=privacy.delta)
-    last = cost_of_rho((done + left) * rho_of(2.0))
-    assert epsilon_of(last, privacy.delta) <= 8.0 < epsilon_after(last, 2.0, delta=privacy.delta)
-    assert affords(privacy, spent, 2.0)
-    assert not affords(privacy, last, 2.0)
-    assert rounds_left(PrivacySettings(), spent, 2.0) is None
+@pytest.mark.parametrize("epsilon_max", [3.0, 8.0])
+def test_a_budget_affords_every_round_within_it_and_none_beyond(epsilon_max: float) -> None:
+    privacy = PrivacySettings(epsilon_max=epsilon_max)
+    rounds = 0
+    while affords(privacy, cost_of_rho(rounds * rho_of(2.0)), 2.0):
+        rounds += 1
+    assert rounds > 0
+    spent = gaussian_cost(2.0, releases=rounds)
+    one_more = gaussian_cost(2.0, releases=rounds + 1)
+    assert epsilon_of(spent, privacy.delta) <= epsilon_max < epsilon_of(one_more, privacy.delta)
+    assert epsilon_after(spent, 2.0, delta=privacy.delta) > epsilon_max
+    assert affords(PrivacySettings(), one_more, 2.0)
 
 
 def test_only_news_of_learning_is_told_at_once() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import RefusedError
-from shared.model.preprocess import place, to_tensor
+from shared.model.preprocess import place, tensor_dtype, to_bytes, to_tensor
 from shared.model.spec import (
     Colour,
     Decoder,
@@ -16,6 +16,7 @@ from shared.model.spec import (
     OutputSpec,
     Resize,
     Task,
+    TextInput,
     WindowInput,
 )
 
@@ -158,3 +159,58 @@ def test_a_point_of_the_frame_comes_back_to_where_it_was(
     back = placement.to_frame_shares(np.array([[x, y, x, y]], np.float32))[0]
     tolerance = 1e-4 * max(size) / min(placement.width, placement.height) + 1e-5
     np.testing.assert_allclose(back, [*share, *share], atol=tolerance)
+
+
+def text_spec(length: int) -> ModelSpec:
+    return ModelSpec(
+        model="m",
+        task=Task.CLASSIFICATION,
+        input=TextInput(length=length),
+        output=OutputSpec(decoder=Decoder.LOGITS, classes=("a", "b")),
+    )
+
+
+@given(st.text(max_size=40), st.integers(1, 50))
+def test_a_text_becomes_its_bytes_plus_one_cut_or_filled_with_nothing(
+    text: str, length: int
+) -> None:
+    spec = text_spec(length)
+    tensor = to_tensor(to_bytes(text), spec)
+    assert tensor.shape == spec.input_shape == (1, length)
+    assert tensor.dtype == tensor_dtype(spec) == np.int64
+    data = text.encode().rstrip(b"\0")[:length]
+    assert tensor[0].tolist() == [byte + 1 for byte in data] + [0] * (length - len(data))
+
+
+def test_texts_of_one_array_are_what_they_are_alone() -> None:
+    spec = text_spec(8)
+    row = np.frombuffer(b"oil\0\0\0\0\0\0\0\0", np.uint8)
+    np.testing.assert_array_equal(to_tensor(row, spec), to_tensor(to_bytes("oil"), spec))
+
+
+def test_a_buffer_that_held_a_longer_text_holds_nothing_of_it() -> None:
+    spec = text_spec(6)
+    out = to_tensor(to_bytes("longer"), spec)
+    assert to_tensor(to_bytes("ab"), spec, out=out).tolist() == [[98, 99, 0, 0, 0, 0]]
+    assert to_tensor(to_bytes(""), spec, out=out).tolist() == [[0] * 6]
+
+
+@pytest.mark.parametrize(
+    "item", [np.zeros((2, 3), np.uint8), np.zeros(3, np.float32), np.zeros(3, np.int64)]
+)
+def test_what_is_no_text_is_refused(item: np.ndarray) -> None:
+    with pytest.raises(RefusedError) as caught:
+        to_tensor(item, text_spec(4))
+    assert caught.value.code == "inference.input"
+
+
+@pytest.mark.parametrize("decoder", [Decoder.RECONSTRUCTION, Decoder.BOXES])
+def test_a_text_is_classified_or_scored_and_nothing_else(decoder: Decoder) -> None:
+    task = Task.DETECTION if decoder is Decoder.BOXES else Task.ANOMALY
+    with pytest.raises(ValueError, match="for texts"):
+        ModelSpec(
+            model="m",
+            task=task,
+            input=TextInput(length=4),
+            output=OutputSpec(decoder=decoder, classes=("a",)),
+        )

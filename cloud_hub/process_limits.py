@@ -25,13 +25,18 @@ def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"it took longer than {seconds_max:.0f} s"
-    if done.returncode == 0:
+    return how_it_died(done.returncode, done.stderr)
+
+
+def how_it_died(exit_code: int, stderr: bytes) -> str:
+    """Return in words how a process ended; "" if well."""
+    if exit_code == 0:
         return ""
-    if done.returncode == -signal.SIGXCPU:
+    if exit_code == -signal.SIGXCPU:
         return "it used all the processor time it may"
-    if done.returncode < 0:
-        return f"the process died of {signal.Signals(-done.returncode).name}"
-    told = done.stderr.decode(errors="replace")
+    if exit_code < 0:
+        return f"the process died of {signal.Signals(-exit_code).name}"
+    told = stderr.decode(errors="replace")
     if any(sign in told for sign in _MEMORY_SIGNS):  # What came of it may be told last.
         return "it used all the memory it may"
     lines = told.strip().splitlines() or ["no reason given"]
@@ -40,6 +45,11 @@ def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
 
 def limit_this_process(memory_bytes_max: int, seconds_max: int) -> None:
     """Limit this process's address space and processor time; it leaves no core file."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
+    limit_memory(memory_bytes_max)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max + 1))
+
+
+def limit_memory(memory_bytes_max: int) -> None:
+    """Limit this process's address space; it leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

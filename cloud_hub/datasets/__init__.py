@@ -1,0 +1,1 @@
+"""What the hub may train on: versions, splits, labels; from folders and devices, to label tools."""

@@ -1,0 +1,1 @@
+"""How good a model is, and why: scores with intervals, slices, calibration, saliency."""

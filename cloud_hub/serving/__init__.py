@@ -1,0 +1,1 @@
+"""Released models as an API: the same preprocessing as on devices, requests batched."""

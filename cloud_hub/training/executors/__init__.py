@@ -1,0 +1,1 @@
+"""Where training runs are carried out: on this machine, or as Ray jobs."""
