@@ -22,7 +22,8 @@ from cloud_hub.explain.report import Interval
 from cloud_hub.training.cloud.cloud_job import CloudJob, CloudJobState, Run
 from cloud_hub.training.cloud.order import CloudOrder
 from cloud_hub.training.cloud.order_settings import trials_count
-from cloud_hub.training.cloud.views import AttemptStart, Note, Trial
+from cloud_hub.training.cloud.views import Trial
+from cloud_hub.training.trainer.run_files import Noted, Started
 from shared.errors import RefusedError
 
 JOBS_SHOWN = 50
@@ -105,8 +106,8 @@ class CloudJobPage:
     params: tuple[tuple[str, str], ...]  # Paths of a search, with their short names
     scatters: tuple[ScatterChart, ...]
     sort: str
-    notes: tuple[Note, ...]
-    start: AttemptStart | None
+    notes: tuple[Noted, ...]
+    start: Started | None
     log: str
     log_run: str
     came: Came

@@ -12,19 +12,19 @@ from cloud_hub.dashboard.usage_view import HEIGHT, usage_chart
 from cloud_hub.explain.report import CalibrationBin, Interval, Report, WorstItem
 from cloud_hub.training.cloud.cloud_job import CloudJobId, CloudJobState
 from cloud_hub.training.cloud.order import Choice, CloudOrder, Range, SearchOrder
-from cloud_hub.training.cloud.views import Curve, EvaluationPoint, ProgressPoint, Trial, UsageRow
+from cloud_hub.training.cloud.views import Curve, Trial, UsageRow
 from cloud_hub.training.job import Outcome
+from cloud_hub.training.trainer.run_files import Evaluated, Progressed
 
 RATE = "recipe.learning_rate"
 
 
 def curve(losses: list[float], *, first: float = 1.0) -> Curve:
     progress = tuple(
-        ProgressPoint(0, i, first + i, loss, 0.1, 10.0, 1.0, 5, None)
-        for i, loss in enumerate(losses)
+        Progressed(0, i, first + i, loss, 0.1, 10.0, 1.0, 5, None) for i, loss in enumerate(losses)
     )
     looks = tuple(
-        EvaluationPoint(0, i, first + i, {"loss": loss, "accuracy": 0.5}, 0.5, is_best=False)
+        Evaluated(0, i, first + i, {"loss": loss, "accuracy": 0.5}, 0.5, is_best=False)
         for i, loss in enumerate(losses)
     )
     return Curve(CloudJobId("cloud-1"), 0, progress, looks, (), ())

@@ -10,15 +10,11 @@ from cloud_hub.explain.report import Interval, Report
 from cloud_hub.training.cloud.cloud_job import CloudJob, CloudJobId, Run, RunKind
 from cloud_hub.training.cloud.job_rules import best_of
 from cloud_hub.training.cloud.views import (
-    AttemptStart,
     ClassPair,
     Comparison,
     Curve,
-    EvaluationPoint,
     MetricPair,
-    Note,
     NumberedEvent,
-    ProgressPoint,
     RunValue,
     SettingPair,
     Trial,
@@ -54,53 +50,20 @@ def number_events(data: bytes, *, after: int, limit: int) -> tuple[NumberedEvent
 
 def make_curve(job_id: CloudJobId, run_index: int, events: Iterable[NumberedEvent]) -> Curve:
     """Return a run's curve; see views.py."""
-    progress: list[ProgressPoint] = []
-    evaluations: list[EvaluationPoint] = []
-    attempts: list[AttemptStart] = []
-    notes: list[Note] = []
+    progress: list[Progressed] = []
+    evaluations: list[Evaluated] = []
+    attempts: list[Started] = []
+    notes: list[Noted] = []
     for numbered in events:
         match numbered.event:
             case Progressed() as event:
-                progress.append(
-                    ProgressPoint(
-                        at_ms=event.at_ms,
-                        step=event.step,
-                        epoch=event.epoch,
-                        loss=event.loss,
-                        learning_rate=event.learning_rate,
-                        items_per_s=event.items_per_s,
-                        device_seconds=event.device_seconds,
-                        memory_bytes=event.memory_bytes,
-                        gpu_share=event.gpu_share,
-                    )
-                )
+                progress.append(event)
             case Evaluated() as event:
-                evaluations.append(
-                    EvaluationPoint(
-                        at_ms=event.at_ms,
-                        step=event.step,
-                        epoch=event.epoch,
-                        metrics=event.metrics,
-                        value=event.value,
-                        is_best=event.is_best,
-                    )
-                )
+                evaluations.append(event)
             case Started() as event:
-                attempts.append(
-                    AttemptStart(
-                        at_ms=event.at_ms,
-                        resumed_step=event.resumed_step,
-                        device=event.device,
-                        precision=event.precision,
-                        processes=event.processes,
-                        parameters_count=event.parameters_count,
-                        trained_count=event.trained_count,
-                        items_by_part=event.items_by_part,
-                        steps_total=event.steps_total,
-                    )
-                )
+                attempts.append(event)
             case Noted() as event:
-                notes.append(Note(event.at_ms, event.text))
+                notes.append(event)
             case Saved():
                 pass
     return Curve(
@@ -217,13 +180,13 @@ def _flat(path: str, tree: object) -> Iterable[tuple[str, str]]:
         yield path, json.dumps(tree)[:_TEXT_MAX]
 
 
-def _thinned(points: list[ProgressPoint]) -> list[ProgressPoint]:
+def _thinned(points: list[Progressed]) -> list[Progressed]:
     """Return points so that there are POINTS_MAX at most, the last one always among them."""
     stride = -(-len(points) // POINTS_MAX)
     return points[::-stride][::-1] if stride > 1 else points
 
 
-def _thinned_evaluations(points: list[EvaluationPoint]) -> list[EvaluationPoint]:
+def _thinned_evaluations(points: list[Evaluated]) -> list[Evaluated]:
     """Return evaluations likewise; the best ones stay."""
     stride = -(-len(points) // POINTS_MAX)
     if stride <= 1:

@@ -1,12 +1,11 @@
 """What people look at: curves, trials, comparisons, usage. Values only, easy to show."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloud_hub.explain.report import Interval
 from cloud_hub.training.cloud.cloud_job import CloudJobId, CloudJobState, Params
 from cloud_hub.training.job import Outcome
-from cloud_hub.training.trainer.run_files import Event
+from cloud_hub.training.trainer.run_files import Evaluated, Event, Noted, Progressed, Started
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,65 +26,15 @@ class NumberedEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class ProgressPoint:
-    """Training, once a second or less often."""
-
-    at_ms: int
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    items_per_s: float
-    device_seconds: float
-    memory_bytes: int
-    gpu_share: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationPoint:
-    """One look at the validation part."""
-
-    at_ms: int
-    step: int
-    epoch: float
-    metrics: Mapping[str, float]
-    value: float
-    is_best: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptStart:
-    """A process that began, or went on from a state."""
-
-    at_ms: int
-    resumed_step: int | None
-    device: str
-    precision: str
-    processes: int
-    parameters_count: int
-    trained_count: int
-    items_by_part: Mapping[str, int]
-    steps_total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something a person should know."""
-
-    at_ms: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Curve:
     """How one run went."""
 
     job_id: CloudJobId
     run_index: int
-    progress: tuple[ProgressPoint, ...]  # Thinned to what can be drawn
-    evaluations: tuple[EvaluationPoint, ...]
-    attempts: tuple[AttemptStart, ...]
-    notes: tuple[Note, ...]
+    progress: tuple[Progressed, ...]  # Thinned to what can be drawn
+    evaluations: tuple[Evaluated, ...]
+    attempts: tuple[Started, ...]
+    notes: tuple[Noted, ...]
 
 
 @dataclass(frozen=True, slots=True)
