@@ -27,7 +27,7 @@ demo: $(READY)  ## The whole loop with a dashboard. ONCE=1 ends after it; VIDEO=
 		$(if $(VIDEO),--video '$(VIDEO)') $(if $(MODEL),--model '$(MODEL)') $(if $(SPEC),--spec '$(SPEC)')
 
 test: $(READY)  ## Every test that can run here; what cannot is named with the reason.
-	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -ra
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -raR
 
 check: $(READY)  ## Linters, types, import contracts.
 	$(BIN)/ruff check .

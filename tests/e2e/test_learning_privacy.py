@@ -162,7 +162,7 @@ def plant(hub: RealHub, agent: RealAgent, images: Images, labels: Labels) -> Non
         json.dumps({"pixels": images[9].reshape(-1).tolist()}).replace(", ", ",").encode(),
         base64.b64encode(images[11].tobytes()),
     ]
-    with httpx.Client(verify=client_side(hub.state / "pki" / "ca.crt")) as client:
+    with httpx.Client(verify=client_side(hub.state / "pki" / "ca.crt"), timeout=30.0) as client:
         for content in contents:
             request = PushObjectRequest(
                 node=Node(node_id=1), run_id=1, object_id="0" * 64, object_content=content

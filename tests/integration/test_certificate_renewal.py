@@ -263,7 +263,7 @@ def test_only_the_device_itself_can_renew(
 ) -> None:
     hub, _ = expired
     identity = FileIdentity(tmp_path / "identity")
-    with httpx.Client(base_url=hub.url, verify=False) as client:
+    with httpx.Client(base_url=hub.url, verify=False, timeout=30.0) as client:
         for device, csr, code in [
             (identity.device_id, new_csr(), "certificate.other_key"),
             ("dev-nobody", identity.csr_pem(), "device.unknown"),

@@ -186,7 +186,7 @@ def test_flowers_app_is_not_to_be_had_and_who_asks_for_it_is_seen(tmp_path: Path
         assert standing
         relay = _relay(tmp_path, standing.device_port)
         try:
-            with httpx.Client(verify=client_side(authority.ca_path)) as client:
+            with httpx.Client(verify=client_side(authority.ca_path), timeout=30.0) as client:
                 url = f"https://localhost:{relay.port}/v1/fleet/"
                 activate = ActivateNodeRequest(
                     public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=30.0

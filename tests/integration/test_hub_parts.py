@@ -147,7 +147,7 @@ def test_the_health_says_when_the_link_to_the_broker_is_up(tmp_path: Path) -> No
     hub = Hub(QUIET, tmp_path / "hub", SystemClock())
     hub.start()
     try:
-        with httpx.Client(base_url=hub.dashboard_url, trust_env=False) as client:
+        with httpx.Client(base_url=hub.dashboard_url, trust_env=False, timeout=30.0) as client:
             wait_until(lambda: client.get("/health").json()["is_good"])
             hub._broker.stop()
             wait_until(lambda: client.get("/health").status_code == 503)
@@ -193,13 +193,13 @@ def test_every_address_serves_the_same_app() -> None:
     try:
         assert server.is_alive
         for port in ports:
-            answer = httpx.get(f"http://{HOST}:{port}/hello", trust_env=False)
+            answer = httpx.get(f"http://{HOST}:{port}/hello", trust_env=False, timeout=30.0)
             assert answer.json() == "hello"
     finally:
         server.stop()
     assert not server.is_alive
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://{HOST}:{ports[0]}/hello", trust_env=False)
+        httpx.get(f"http://{HOST}:{ports[0]}/hello", trust_env=False, timeout=30.0)
 
 
 def test_a_server_without_its_certificate_says_so(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def refused(state: Path, *words: object, ports: tuple[str, ...] = ANY_PORTS) -> 
 
 
 def test_the_greeting_says_where_it_answers(hub: Served) -> None:
-    with httpx.Client(trust_env=False, verify=False) as client:
+    with httpx.Client(trust_env=False, verify=False, timeout=30.0) as client:
         assert client.get(f"{hub.url}/health").status_code == 200
     assert str(hub.greeting["join_url"]).startswith("https://")
     assert str(hub.greeting["broker_url"]).startswith("mqtts://")

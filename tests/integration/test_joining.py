@@ -294,7 +294,7 @@ def test_a_power_cut_at_any_write_is_survived(
 def test_requests_are_read_strictly(hub: JoiningHub) -> None:
     good = {"token": hub.token(), "csr_pem": new_csr()}
     hardware = {"machine": "x", "board": "y", "cores_count": 1, "memory_bytes": 1}
-    with httpx.Client(base_url=hub.url, verify=False) as client:
+    with httpx.Client(base_url=hub.url, verify=False, timeout=30.0) as client:
         for change in (
             {"extra": 1},
             {"token": None},
@@ -309,7 +309,7 @@ def test_requests_are_read_strictly(hub: JoiningHub) -> None:
 
 
 def test_who_fails_too_often_must_wait(hub: JoiningHub) -> None:
-    with httpx.Client(base_url=hub.url, verify=False) as client:
+    with httpx.Client(base_url=hub.url, verify=False, timeout=30.0) as client:
         wrong = {"token": f"{'0' * 48}.{hub.authority.ca_fingerprint}", "csr_pem": new_csr()}
         statuses = [client.post(JOIN_PATH, json=wrong).status_code for _ in range(FAILURES_MAX + 1)]
         assert statuses == [409] * FAILURES_MAX + [429]

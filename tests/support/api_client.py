@@ -82,7 +82,7 @@ class ApiHub:
         """Return a client of the served app; "" sends the operator's token, None sends none."""
         sent = self.token if token == "" else token
         headers = {"Authorization": f"Bearer {sent}"} if sent else {}
-        client = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30.0)
         self._clients.append(client)
         return client
 

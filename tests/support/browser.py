@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,13 @@ class Page:
 
     def command(self, method: str, **params: object) -> dict[str, Any]:
         """Send one command and return its result."""
+        answer = self._ask(method, params)
+        assert "error" not in answer, answer["error"]
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _ask(self, method: str, params: Mapping[str, object]) -> dict[str, Any]:
+        """Send one command and return the whole answer, whether done or refused."""
         self._count += 1
         message: dict[str, object] = {"id": self._count, "method": method, "params": params}
         if self._session is not None:
@@ -60,9 +67,7 @@ class Page:
         while True:
             answer = self._read()
             if answer.get("id") == self._count:
-                assert "error" not in answer, answer["error"]
-                result: dict[str, Any] = answer["result"]
-                return result
+                return answer
             self._note(answer)
 
     def resize(self, width: int, height: int, *, is_dark: bool = False) -> None:
@@ -85,22 +90,22 @@ class Page:
 
     def wait_loaded(self) -> None:
         """Wait until another document than the present one stands, with its scripts run."""
-        wait_until(
-            lambda: self.run("!window.wasHere && document.readyState === 'complete'"),
-            seconds_max=30.0,
-        )
+        self.wait("!window.wasHere && document.readyState === 'complete'", seconds_max=30.0)
 
     def run(self, script: str) -> Any:
         """Return the value of a script."""
-        done = self.command(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
-        assert "exceptionDetails" not in done, done
-        return done["result"].get("value")
+        return _value(self._ask("Runtime.evaluate", _evaluation(script)))
 
     def wait(self, script: str, *, seconds_max: float = 15.0) -> Any:
         """Return the first true value of a script."""
-        return wait_until(lambda: self.run(script), seconds_max=seconds_max)
+
+        def value() -> Any:
+            answer = self._ask("Runtime.evaluate", _evaluation(script))
+            # The document may go away while it is asked; the next one will answer.
+            is_gone = "navigated or closed" in str(answer.get("error"))
+            return None if is_gone else _value(answer)
+
+        return wait_until(value, seconds_max=seconds_max)
 
     def text(self, selector: str = "body") -> str:
         """Return the visible text of an element."""
@@ -109,7 +114,11 @@ class Page:
     def submit(self, selector: str) -> None:
         """Click what leads to another document, and wait for that."""
         self.run("window.wasHere = true")
-        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        # Later, so that the answer comes before the document goes away.
+        self.run(
+            f"{{ const to = document.querySelector({json.dumps(selector)}); "
+            "if (!to) throw new Error('nothing to click'); setTimeout(() => to.click()) }"
+        )
         self.wait_loaded()
 
     def fill(self, selector: str, value: str) -> None:
@@ -149,6 +158,17 @@ class Page:
         message, _, self._pending = self._pending.partition(b"\0")
         decoded: dict[str, Any] = json.loads(message)
         return decoded
+
+
+def _evaluation(script: str) -> dict[str, object]:
+    return {"expression": script, "returnByValue": True, "awaitPromise": True}
+
+
+def _value(answer: Mapping[str, Any]) -> Any:
+    """Return what a script came to."""
+    assert "error" not in answer, answer["error"]
+    assert "exceptionDetails" not in answer["result"], answer["result"]
+    return answer["result"]["result"].get("value")
 
 
 @contextmanager

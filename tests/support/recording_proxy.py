@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
 POLL_S = 0.1
 SEND_S_MAX = 10.0
-REQUEST_LINE = re.compile(rb"([A-Z]{3,7} /\S*) HTTP/1\.1\r\n")
+REQUEST_LINE = re.compile(rb"((?:GET|POST|PUT|PATCH|DELETE|HEAD) /\S*) HTTP/1\.1\r\n")
 
 
 def client_side(
