@@ -19,12 +19,14 @@ from shared.clock import SystemClock
 from shared.command_line import Command, default_state, print_json, stop_on_signals, tell_findings
 from shared.exit_codes import DONE
 from shared.logs import set_up_logging
+from shared.quiet_libraries import keep_libraries_quiet
 
 OWN_OPTIONS = ("--state", "--json")  # What a command takes that is no client of the API
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    keep_libraries_quiet()
     state = default_state("ISTHMUS_HUB_STATE", "hub")
     parser = build_parser((SERVE, DOCTOR), state=state, version=version("isthmus"))
     return run(parse(parser, sys.argv[1:] if arguments is None else arguments))

@@ -10,12 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edge_agent.agent import Agent
+from edge_agent.bench_model import run_bench
+from edge_agent.bench_text import bench_as_json, print_bench
 from edge_agent.config import load_config
 from edge_agent.doctor import examine
 from edge_agent.file_status import AgentStatus, StatusFile
 from edge_agent.learning_view import learning_lines, owner_ledger, view_learning
 from edge_agent.sharing_view import sharing_lines, view_sharing
 from edge_agent.status_text import status_lines, why_lines
+from edge_agent.top_view import show_top
 from edge_agent.try_model import ITEMS_DEFAULT, run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
 from edge_agent.uplink.file_identity import FileIdentity
@@ -39,6 +42,7 @@ from shared.durable_file import make_private_folder
 from shared.errors import RefusedError, UnavailableError
 from shared.exit_codes import DONE
 from shared.logs import set_up_logging
+from shared.quiet_libraries import keep_libraries_quiet
 
 PROGRAM = "edge-agent"
 ABOUT = "Run models on this device, on cameras, video and sensors; a hub updates and watches them."
@@ -59,6 +63,7 @@ HEADINGS = ("The device and its hub", "Running", "Looking")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    keep_libraries_quiet()
     parser = build_parser()
     args = parser.parse_args(arguments)
     if args.command is None:
@@ -192,6 +197,21 @@ def _read_status(state: Path) -> AgentStatus:
     return status
 
 
+# top
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="print it once and end")
+
+
+def _top(args: argparse.Namespace) -> int:
+    if args.json:
+        print_json(_read_status(args.state).numbers)
+        return DONE
+    show_top(lambda: _read_status(args.state), stop_on_signals(), SystemClock(), once=args.once)
+    return DONE
+
+
 # learning
 
 
@@ -272,7 +292,8 @@ def _add_try(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         metavar="SOURCE",
-        help="a video, an image folder, a CSV file, a stream's address, or a camera's number",
+        help="a video, an image folder, a CSV file, a stream's address, or a camera's number; for "
+        "a model of texts a file with one text a line",
     )
     parser.add_argument(
         "--items",
@@ -284,14 +305,66 @@ def _add_try(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--snapshot", type=Path, metavar="PNG", help="write the frame it is surest of, with boxes"
     )
+    _add_tokenizer(parser)
 
 
 def _try(args: argparse.Namespace) -> int:
     set_up_logging(level="WARNING", stream=sys.stderr)
     summary = run_try(
-        args.model, args.spec, args.source, items_max=args.items, snapshot=args.snapshot
+        args.model,
+        args.spec,
+        args.source,
+        items_max=args.items,
+        snapshot=args.snapshot,
+        tokenizer=args.tokenizer,
     )
     print(summary_as_json(summary).decode() if args.json else summary_as_text(summary))
+    return DONE
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="the tokenizer.json of a model of texts (default: the one beside the model)",
+    )
+
+
+# bench
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="an ONNX file")
+    parser.add_argument(
+        "--spec", type=Path, metavar="FILE", help="its input, task and output, as TOML"
+    )
+    parser.add_argument(
+        "--variants", type=Path, metavar="DIR", help="time every .onnx in this folder too"
+    )
+    parser.add_argument(
+        "--release",
+        default="",
+        metavar="MODEL:VERSION",
+        help="a release that has settled on this device, instead of a file",
+    )
+    _add_tokenizer(parser)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    set_up_logging(level="ERROR", stream=sys.stderr)
+    summary = run_bench(
+        args.model,
+        args.spec,
+        variants=args.variants,
+        tokenizer=args.tokenizer,
+        release=args.release,
+        state=args.state,
+    )
+    if args.json:
+        print_json(bench_as_json(summary))
+    else:
+        print_bench(summary)
     return DONE
 
 
@@ -343,9 +416,24 @@ COMMANDS = (
             "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png",
             "edge-agent try model.onnx --spec spec.toml --source rtsp://camera.local/stream",
             "edge-agent try bearing.onnx --spec spec.toml --source vibration.csv --items 0",
+            "edge-agent try mood.onnx --spec spec.toml --source messages.txt",
         ),
         description="Says what the model found, how fast it is here and how much memory it takes.",
         options=("--json",),
+    ),
+    Command(
+        ("bench",),
+        HEADINGS[1],
+        "time a model here in every way it could be run, and say which is chosen",
+        _bench,
+        _add_bench,
+        examples=(
+            "edge-agent bench model.onnx --spec spec.toml",
+            "edge-agent bench --variants exported --spec spec.toml --json",
+            "edge-agent bench --release digits:2",
+        ),
+        description="The same measurement that every release goes through before it is tried:\n"
+        "variants, backends and threads by turns, in a process of their own.",
     ),
     Command(
         ("status",),
@@ -354,6 +442,16 @@ COMMANDS = (
         _status,
         examples=("edge-agent status", "edge-agent status --json | jq .report.models"),
         description="Exit code 6 if none runs with this state folder.",
+    ),
+    Command(
+        ("top",),
+        HEADINGS[2],
+        "watch pipelines: items, stages, memory, once a second",
+        _top,
+        _add_top,
+        examples=("edge-agent top", "edge-agent top --once", "edge-agent top --json"),
+        description="Frames in, gated, dropped, decided; p50, p95 and p99 of each stage; the\n"
+        "processes that run models. Ctrl-C ends it. Exit code 6 if no agent runs.",
     ),
     Command(
         ("why",),

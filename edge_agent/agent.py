@@ -18,15 +18,27 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+from msgspec import UNSET
+
 from edge_agent.config import AgentConfig
 from edge_agent.file_status import LOCK_NAME, StatusFile
+from edge_agent.http_metrics import MetricsServer
 from edge_agent.inference.active_model import ActiveModel
+from edge_agent.inference.fit import strictest
 from edge_agent.inference.golden_proof import prove_golden
-from edge_agent.inference.onnx_session import load_onnx_session
+from edge_agent.inference.process_session import WorkerSession
 from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
+from edge_agent.inference.session_loader import session_loader
+from edge_agent.pipeline_book import PipelineBook, open_book
 from edge_agent.pipelines import Pipelines
 from edge_agent.sharing.building import build_sharer
+from edge_agent.sinks.file_live_token import load_live_token
+from edge_agent.sinks.http_live import LiveServer
+from edge_agent.sinks.live_feeds import LiveFeeds
+from edge_agent.sinks.opening import LiveView
 from edge_agent.telemetry.events import OperatorEvents
+from edge_agent.telemetry.numbers import AgentNumbers, WorkerNumbers
 from edge_agent.telemetry.procfs_host import ProcfsHost
 from edge_agent.telemetry.publisher import Publisher
 from edge_agent.telemetry.sql_outbox import SqlOutbox
@@ -38,6 +50,7 @@ from edge_agent.training.process_node import NodeProcess, missing_modules, node_
 from edge_agent.training.procfs_power import ProcfsPower
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
+from edge_agent.updates.fit_building import build_fitter, what_to_bring
 from edge_agent.updates.receipts import ReceiptMaker
 from edge_agent.updates.repository_source import RepositorySource
 from edge_agent.updates.transfer import BlockTransfer
@@ -50,13 +63,16 @@ from edge_agent.uplink.renewal import Renewal
 from edge_agent.uplink.target_inbox import TargetInbox
 from shared.clock import Clock
 from shared.durable_file import make_folder, make_private_folder
+from shared.errors import RefusedError
 from shared.file_lock import FileLock
 from shared.link.paho_link import LinkSettings, PahoLink
+from shared.pipeline.pipeline import PipelineLimits
 from shared.release.receipt import sign_receipt
 from shared.wire.blocks import BlockRequest
 from shared.wire.presence import Presence
 from shared.wire.records import EventRecord
 from shared.wire.report import Report
+from shared.wire.target import Target
 from shared.wire.topics import device_filters
 from shared.worker import Worker
 
@@ -79,6 +95,7 @@ class Agent:
         limit_arenas()
         self._config = config
         self._clock = clock
+        self._numbers: AgentNumbers | None = None  # Of the last tick
         with ExitStack() as opened:
             self._open_state(state, opened)
             self._build_parts(state)
@@ -92,10 +109,13 @@ class Agent:
             self._events.begin(
                 self._updater.report().models, outbox_dropped=self._outbox.dropped_count
             )
-            self._pipelines.follow(self._wanted_pipelines())
+            self._pipelines.follow(self._open_book())
             for worker in self._workers:
                 worker.start()
             self._link.start()
+            for server in (self._metrics, self._live):
+                if server is not None:
+                    server.start()
             hand_back_memory()  # What only starting needed
             log.info("agent.started", extra={"device": self._device})
             self._tick_until(stop)
@@ -105,11 +125,12 @@ class Agent:
     def _tick_until(self, stop: threading.Event) -> None:
         host_s = self._clock.monotonic_s()
         while not stop.is_set():
-            self._pipelines.follow(self._wanted_pipelines())
+            self._pipelines.follow(self._open_book())
             self._pipelines.tick()
             now_s = self._clock.monotonic_s()
             report = self._updater.report()
-            self._tell_events(report, now_s)
+            self._numbers = self._read_numbers()
+            self._tell_events(report, self._numbers, now_s)
             if now_s - host_s >= self._config.telemetry.host_s:
                 host_s = now_s
                 self._tell_host(now_s)
@@ -121,22 +142,50 @@ class Agent:
                 outbox=self._outbox,
                 crashes={worker.name: worker.crashes_count for worker in self._workers},
                 now_s=self._clock.now_s(),
+                numbers=self._numbers,
             )
             for worker in self._workers:
                 if worker.fatal is not None:
                     raise worker.fatal
             self._clock.wait(stop, TICK_S)
 
-    def _tell_events(self, report: Report, now_s: float) -> None:
+    def _read_numbers(self) -> AgentNumbers:
+        return AgentNumbers(
+            host=self._host_now.read(),
+            pipelines=self._pipelines.numbers(),
+            workers=tuple(self._workers_now()),
+        )
+
+    def _workers_now(self) -> Iterator[WorkerNumbers]:
+        for model in list(self._models.values()):
+            line = model.line
+            # A first release on trial is its own companion: one process, told once.
+            companion = line.companion if line.companion is not line.serving else None
+            for release in (line.serving, companion):
+                if release is None or not isinstance(release.session, WorkerSession):
+                    continue
+                standing = release.session.standing
+                yield WorkerNumbers(
+                    model=release.model,
+                    version=release.version,
+                    pid=standing.pid,
+                    restarts_count=standing.restarts_count,
+                    last_cause=standing.last_cause,
+                    rss_bytes=standing.rss_bytes,
+                )
+
+    def _tell_events(self, report: Report, numbers: AgentNumbers, now_s: float) -> None:
         standings = self._pipelines.standings()
         for event in (
             *self._events.of_pipelines(standings, now_s=now_s),
             *self._events.of_models(report.models),
+            *self._events.of_workers(numbers.workers, now_s=now_s),
         ):
             self._tell(event)
 
     def _tell_host(self, now_s: float) -> None:
-        host = self._host.read()
+        workers = sum(worker.rss_bytes for worker in self._workers_now())
+        host = msgspec.structs.replace(self._host.read(), workers_rss_bytes=workers or UNSET)
         self._outbox.append(host)
         dropped_count = self._outbox.dropped_count
         for event in self._events.of_host(host, outbox_dropped=dropped_count, now_s=now_s):
@@ -148,6 +197,9 @@ class Agent:
 
     def _stop(self) -> None:
         log.info("agent.stopping", extra={"device": self._device})
+        for server in (self._live, self._metrics):
+            if server is not None:
+                server.stop()
         self._pipelines.stop()
         for worker in reversed(self._workers):
             worker.request_stop()
@@ -176,17 +228,24 @@ class Agent:
     def _build_parts(self, state: Path) -> None:
         config, clock = self._config, self._clock
         self._models = {name: ActiveModel(name) for name in config.models}
+        self._book = open_book(config.pipelines, config.remote, None)
+        self._book_target: Target | None = None
         self._host = ProcfsHost(state, clock)
+        self._host_now = ProcfsHost(state, clock)  # Apart: each reads since its own last time
         self._events = OperatorEvents(disk_free_bytes_min=config.updates.free_bytes_min)
+        self._metrics = self._build_metrics()
         self._link = self._build_link()
         self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
         self._transfer = BlockTransfer(self._request_blocks, clock, config.transfer)
+        self._live, live = self._build_live(state)
         self._pipelines = Pipelines(
-            config.pipelines,
             self._models,
+            device=self._device,
+            live=live,
             outbox=self._outbox,
             telemetry=config.telemetry,
             clock=clock,
+            lanes=config.inference.lanes,
         )
         self._learner = self._build_learner(state)
         self._updater = self._build_updater(state)
@@ -215,6 +274,29 @@ class Agent:
             )
         ]
 
+    def _build_metrics(self) -> MetricsServer | None:
+        """Return what serves /metrics, where the owner wants it; a port in use ends nothing."""
+        if self._config.metrics is None:
+            return None
+        try:
+            return MetricsServer(self._config.metrics, lambda: self._numbers)
+        except RefusedError as error:
+            log.error("metrics.unavailable", extra={"code": error.code, "text": str(error)})
+            return None
+
+    def _build_live(self, state: Path) -> tuple[LiveServer | None, LiveView | None]:
+        """Return what shows pipelines, where the owner wants it; a port in use ends nothing."""
+        settings = self._config.live
+        if settings is None:
+            return None, None
+        feeds = LiveFeeds()
+        try:
+            token = load_live_token(settings.token_file, folder=state / "identity")
+            return LiveServer(settings, feeds, token=token), LiveView(settings, feeds)
+        except RefusedError as error:
+            log.error("live.unavailable", extra={"code": error.code, "text": str(error)})
+            return None, None
+
     def _sharing(self, state: Path) -> Iterator[tuple[str, Callable[[threading.Event], None]]]:
         """Yield the part that sends samples, where the owner has any sent."""
         settings = self._config.sharing
@@ -223,9 +305,21 @@ class Agent:
             sharer = build_sharer(settings, state, self._identity, power, self._clock)
             yield "sharing", sharer.run
 
-    def _wanted_pipelines(self) -> tuple[str, ...] | None:
+    def _open_book(self) -> PipelineBook:
+        """Return which pipelines are to run now; made anew only when the Target is another."""
         target = self._updater.target
-        return None if target is None else target.pipelines
+        if self._book_target is not target:
+            self._book = open_book(self._config.pipelines, self._config.remote, target)
+            self._book_target = target
+        return self._book
+
+    def _limits(self, model: str) -> PipelineLimits:
+        """Return what `model` may cost, by the strictest of the pipelines that use it."""
+        pipelines = self._open_book().pipelines
+        return strictest(pipeline.limits for pipeline in pipelines if pipeline.model == model)
+
+    def _config_digest(self, model: str) -> str:
+        return self._open_book().digest_for(model)
 
     def _request_blocks(self, request: BlockRequest) -> None:
         self._link.publish(self._device, request)
@@ -296,8 +390,13 @@ class Agent:
         verifier = TufVerifier(self._transfer, folder=state / "tuf", bootstrap=self._identity.root)
         return Updater(
             models=self._models,
-            source=RepositorySource(self._transfer, verifier),
-            load_session=load_onnx_session,
+            source=RepositorySource(
+                self._transfer,
+                verifier,
+                worth_trying=what_to_bring(self._limits, bytes_max=settings.fit_bytes_max),
+            ),
+            fitter=build_fitter(self._config.inference, self._limits, read_hardware(), self._clock),
+            load_session=session_loader(self._config.inference, self._clock),
             prove_golden=prove_golden,
             slots=FileSlots(state / "releases", free_bytes_min=settings.free_bytes_min),
             journals=FileJournal(state / "journal"),
@@ -306,7 +405,7 @@ class Agent:
                 device=self._device,
                 boot_id=read_boot_id(),
                 sign=lambda receipt: sign_receipt(receipt, self._identity.key),
-                config_digest=self._config.digest_for,
+                config_digest=self._config_digest,
                 clock=self._clock,
             ),
             pipelines=self._pipelines.reports,

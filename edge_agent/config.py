@@ -8,35 +8,35 @@ What must not live here: what a setting means (that is beside the part that owns
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from edge_agent.decisions.settings import DecisionSettings
+from edge_agent.inference.settings import InferenceSettings
 from edge_agent.sharing.settings import SharingSettings
-from edge_agent.sources.settings import SourceSettings
+from edge_agent.sinks.live_settings import LiveSettings
 from edge_agent.telemetry.publisher import PublisherSettings
-from edge_agent.telemetry.sinks import HubSinkSettings, SinkSettings
 from edge_agent.telemetry.sql_outbox import OutboxSettings
 from edge_agent.training.settings import LearningSettings
 from edge_agent.updates.transfer import TransferSettings
 from edge_agent.updates.updater import UpdateSettings
 from shared.logs import LogLevel
-from shared.release.digest import digest_of
+from shared.pipeline.pipeline import PipelineSettings
 from shared.settings import Settings, load_toml
-from shared.wire.limits import Name
 from shared.wire.target import PIPELINES_MAX
 
-SINKS_MAX = 8
+
+class MetricsSettings(Settings, frozen=True):
+    """Numbers for Prometheus at /metrics; without it there are none."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9108
 
 
-class PipelineSettings(Settings, frozen=True):
-    """Source -> model -> decisions -> sinks."""
+class RemoteSettings(Settings, frozen=True):
+    """What of pipelines the hub may order here. The owner's word; the hub cannot change it."""
 
-    name: Name
-    model: Name
-    source: SourceSettings
-    decisions: DecisionSettings = DecisionSettings()
-    sinks: Annotated[tuple[SinkSettings, ...], Meta(max_length=SINKS_MAX)] = (HubSinkSettings(),)
+    pipelines: bool = True  # Whether the hub may add and change pipelines at all
+    sources: Annotated[tuple[str, ...], Meta(max_length=16)] = ("stream", "camera", "mqtt")
+    sinks: Annotated[tuple[str, ...], Meta(max_length=16)] = ("hub",)
 
 
 class TelemetrySettings(Settings, frozen=True):
@@ -65,6 +65,10 @@ class AgentConfig(Settings, frozen=True):
     transfer: TransferSettings = TransferSettings()
     updates: UpdateSettings = UpdateSettings()
     link: ReconnectSettings = ReconnectSettings()
+    inference: InferenceSettings = InferenceSettings()
+    live: LiveSettings | None = None
+    metrics: MetricsSettings | None = None
+    remote: RemoteSettings = RemoteSettings()
     learning: LearningSettings | None = None  # Without it the device never learns
     sharing: SharingSettings | None = None  # Without it no sample ever leaves
 
@@ -78,11 +82,6 @@ class AgentConfig(Settings, frozen=True):
     def models(self) -> tuple[str, ...]:
         """Return the names of the models that pipelines use, each once, in order."""
         return tuple(dict.fromkeys(pipeline.model for pipeline in self.pipelines))
-
-    def digest_for(self, model: str) -> str:
-        """Return the SHA-256 of the settings of every pipeline that uses `model`."""
-        users = [pipeline for pipeline in self.pipelines if pipeline.model == model]
-        return digest_of(msgspec.json.encode(users, order="deterministic"))
 
 
 def load_config(path: Path) -> AgentConfig:

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from edge_agent.telemetry.numbers import AgentNumbers
 from edge_agent.telemetry.sql_outbox import SqlOutbox
 from shared.file_lock import is_locked
 from shared.ids import DeviceId
@@ -40,6 +41,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     outbox_dropped: int
     crashes: dict[str, int]
     report: Report
+    numbers: AgentNumbers | None = None
 
 
 class StatusFile:
@@ -62,6 +64,7 @@ class StatusFile:
         outbox: SqlOutbox,
         crashes: Mapping[str, int],
         now_s: float,
+        numbers: AgentNumbers | None = None,
     ) -> None:
         """Write the status, unless it was written less than WRITE_S ago. A full disk is ignored."""
         if 0 <= now_s - self._written_s < WRITE_S:
@@ -80,6 +83,7 @@ class StatusFile:
             outbox_dropped=outbox.dropped_count,
             crashes=dict(crashes),
             report=report,
+            numbers=numbers,
         )
         fresh = self._path.with_suffix(".new")
         try:

@@ -11,30 +11,39 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
-from edge_agent.inference.opencv_snapshot import write_snapshot
+from edge_agent.sinks.opencv_drawing import write_snapshot
 from edge_agent.sources.item import Item
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.settings import (
+from edge_agent.sources.source import Source
+from edge_agent.try_summary import Tally, TrySummary
+from shared.clock import Clock, SystemClock
+from shared.errors import ContractError
+from shared.model.preprocess import Tokenize, to_bytes
+from shared.model.spec import ModelSpec, TextInput, WindowInput, parse_spec
+from shared.model.tokenizers_text import load_tokenizer
+from shared.pipeline.decisions import DecisionSettings
+from shared.pipeline.sources import (
     CameraSettings,
     CsvSettings,
     FolderSettings,
+    LinesSettings,
+    ModbusSettings,
     MqttSettings,
+    MqttTextSettings,
     Pace,
+    RegisterChannel,
     SourceSettings,
     StreamSettings,
     VideoSettings,
     WindowSettings,
 )
-from edge_agent.sources.source import Source
-from edge_agent.try_summary import Tally, TrySummary
-from shared.clock import Clock, SystemClock
-from shared.errors import ContractError
-from shared.model.spec import ModelSpec, TextInput, WindowInput, parse_spec
+from shared.release.manifest import TOKENIZER
 
 ITEMS_DEFAULT = 1000
+PORT_MAX = 65_535
+REGISTERS_COUNT = 65_536
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "tcp://", "udp://")
 
 
@@ -45,6 +54,7 @@ def run_try(
     *,
     items_max: int = ITEMS_DEFAULT,
     snapshot: Path | None = None,
+    tokenizer: Path | None = None,
     settings: DecisionSettings | None = None,
     clock: Clock | None = None,
     stop: threading.Event | None = None,
@@ -57,21 +67,24 @@ def run_try(
         source: settings, or a path or address for `guess_source`.
         items_max: 0 goes on to the end of the source.
         snapshot: where to write the frame of which the model is surest, as a PNG.
+        tokenizer: of a model of texts that has one; None: tokenizer.json beside the model.
         settings: how this device reads outputs.
         clock: for tests.
         stop: set to end early; what was seen until then is returned.
 
     Raises:
-        ContractError: the spec or the source is wrong.
+        ContractError: the spec, the source or the tokenizer is wrong.
         TransientError: a stream or camera cannot be reached; a try does not retry.
         RefusedError: the model cannot be loaded or does not fit, or the snapshot not be written.
     """
     clock = clock or SystemClock()
     model_spec = parse_spec(_read(spec), name=str(spec))
+    tokenize = tokenize_beside(model, model_spec, tokenizer)
     session = load_onnx_session(model, model_spec)
     source_settings = guess_source(source, model_spec) if isinstance(source, str) else source
     opened = open_source(source_settings, clock)
-    tally = Tally(ItemRunner(session, settings or DecisionSettings(), clock))
+    runner = ItemRunner(session, settings or DecisionSettings(), clock, tokenize=tokenize)
+    tally = Tally(runner)
     started_s = clock.monotonic_s()
     opened.open()
     try:
@@ -91,27 +104,37 @@ def run_try(
     )
 
 
+def tokenize_beside(model: Path, spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
+    """Return what makes items of texts, by `tokenizer` or the tokenizer.json beside a model file.
+
+    Raises ContractError `tokenizer.missing`, `tokenizer.invalid` or `tokenizer.padding`.
+    """
+    if not isinstance(spec.input, TextInput):
+        return to_bytes
+    return load_tokenizer(tokenizer or model.parent / TOKENIZER, spec)
+
+
 def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
     """Return settings for a path or address that a person typed.
 
     A folder of images; a .csv file (all its numeric columns, as many as the model's channels); an
-    rtsp or http address; "0" or "/dev/video0" for a camera; "mqtt://host:port/topic"; any other
-    file is a video. Recordings play as fast as they can.
+    rtsp or http address; "0" or "/dev/video0" for a camera; "mqtt://host:port/topic";
+    "modbus://host:port/address" (as many registers from there on as the model has channels); any
+    other file is a video. For a model of texts: a text file, or "mqtt://host:port/topic".
+    Recordings play as fast as they can.
 
     Raises ContractError `source.missing` or `source.guess`.
     """
     if isinstance(spec.input, TextInput):
-        raise ContractError(
-            "source.guess",
-            f"The model {spec.model} takes texts; a device has no source of texts.",
-            remedy="Ask the hub: POST /api/v1/models/NAME/infer.",
-        )
+        return _texts(text, spec)
     window = WindowSettings(samples=1)
     if isinstance(spec.input, WindowInput):
         window = WindowSettings(samples=spec.input.samples, step=spec.input.samples)
     path = Path(text)
     if text.startswith("mqtt://"):
         return _mqtt(text, window, spec.channels_count)
+    if text.startswith("modbus://"):
+        return _modbus(text, window, spec.channels_count)
     if text.startswith(STREAM_SCHEMES):
         return StreamSettings(url=text)
     device = text.removeprefix("/dev/video")
@@ -166,15 +189,47 @@ def _is_number(cell: str) -> bool:
 
 
 def _mqtt(text: str, window: WindowSettings, channels_count: int) -> MqttSettings:
-    address, _, topic = text.removeprefix("mqtt://").partition("/")
-    host, _, port = address.partition(":")
-    if not topic or not host or (port and not port.isdigit()):
-        raise ContractError(
-            "source.guess", f"{text} names no topic.", remedy="Write mqtt://host:port/topic."
-        )
+    host, port, topic = _address(text, "mqtt://", "topic")
     return MqttSettings(
-        host=host, port=int(port or 1883), topic=topic, window=window, channels=channels_count
+        host=host, port=port or 1883, topic=topic, window=window, channels=channels_count
     )
+
+
+def _modbus(text: str, window: WindowSettings, channels_count: int) -> ModbusSettings:
+    host, port, address = _address(text, "modbus://", "address")
+    first = int(address) if address.isdecimal() else REGISTERS_COUNT
+    if first + channels_count > REGISTERS_COUNT:
+        raise ContractError(
+            "source.guess",
+            f"{text} names no registers of a Modbus device.",
+            remedy=f"Write modbus://host:port/address; addresses are 0 to {REGISTERS_COUNT - 1}.",
+        )
+    channels = tuple(RegisterChannel(address=first + index) for index in range(channels_count))
+    return ModbusSettings(host=host, port=port or 502, channels=channels, window=window)
+
+
+def _texts(text: str, spec: ModelSpec) -> MqttTextSettings | LinesSettings:
+    if text.startswith("mqtt://"):
+        host, port, topic = _address(text, "mqtt://", "topic")
+        return MqttTextSettings(host=host, port=port or 1883, topic=topic)
+    if not Path(text).is_file():
+        raise ContractError(
+            "source.guess",
+            f"The model {spec.model} takes texts; {text} is no source of them.",
+            remedy="Name a text file with one text a line, or mqtt://host:port/topic.",
+        )
+    return LinesSettings(path=text)
+
+
+def _address(text: str, scheme: str, last: str) -> tuple[str, int, str]:
+    """Return host, port (0 where none is named) and what follows of scheme://host:port/last."""
+    address, _, rest = text.removeprefix(scheme).partition("/")
+    host, _, port = address.partition(":")
+    if not rest or not host or (port and not (port.isdecimal() and 0 < int(port) <= PORT_MAX)):
+        raise ContractError(
+            "source.guess", f"{text} names no {last}.", remedy=f"Write {scheme}host:port/{last}."
+        )
+    return host, int(port or 0), rest
 
 
 def _read(spec: Path) -> bytes:

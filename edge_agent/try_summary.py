@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.inference.item_runner import ItemRunner
+from edge_agent.sinks.due import labels_of
 from edge_agent.sources.item import Frame, Item
 from shared.errors import RefusedError
-from shared.wire.records import Classified, Detected, Outcome, Scored
+from shared.wire.records import Detected, Outcome
 
 LABELS_SHOWN_MAX = 20
 LATENCIES_MAX = 100_000
@@ -72,7 +73,6 @@ class Tally:
 
     def __init__(self, runner: ItemRunner) -> None:
         self._runner = runner
-        self._previous: Outcome | None = None
         self._latencies_ms: list[float] = []
         self._confidences = 0.0
         self._labels: Counter[str] = Counter()
@@ -85,16 +85,16 @@ class Tally:
         """Run the model on one item."""
         self._items += 1
         try:
-            run = self._runner.run(item, previous=self._previous)
+            run = self._runner.run(item)
         except RefusedError as error:
             self._items_failed += 1
             self._first_failure = self._first_failure or str(error)
             return
-        self._previous = outcome = run.conclusion.outcome
+        outcome = run.conclusion.outcome
         if len(self._latencies_ms) < LATENCIES_MAX:
             self._latencies_ms.append(run.inference_ms)
         self._confidences += run.conclusion.confidence
-        self._labels.update(_labels_of(outcome))
+        self._labels.update(labels_of(outcome))
         self._items_with_boxes += isinstance(outcome, Detected) and bool(outcome.boxes)
         rank = _rank(outcome, run.conclusion.confidence)
         if isinstance(item, Frame) and rank > self._best_rank:
@@ -123,16 +123,6 @@ class Tally:
             items_with_boxes=self._items_with_boxes,
             snapshot=snapshot,
         )
-
-
-def _labels_of(outcome: Outcome) -> list[str]:
-    match outcome:
-        case Classified(label=label):
-            return [label]
-        case Detected(boxes=boxes):
-            return [box.label for box in boxes]
-        case Scored(is_anomalous=is_anomalous):
-            return ["anomalous" if is_anomalous else "normal"]
 
 
 def _rank(outcome: Outcome, confidence: float) -> tuple[float, float]:

@@ -13,6 +13,10 @@ import os
 import pytest
 from hypothesis import settings
 
+from shared.quiet_libraries import keep_libraries_quiet
+
+keep_libraries_quiet()
+
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

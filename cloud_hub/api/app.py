@@ -25,6 +25,7 @@ from cloud_hub.api import (
     jobs,
     metrics,
     operator_routes,
+    pipelines,
     releases,
     rollouts,
     telemetry,
@@ -62,6 +63,7 @@ Times are milliseconds since 1970, UTC. Every refusal has the body `{code, messa
 """
 TAGS = [
     {"name": "Devices", "description": "Who is in the fleet, and how to join it."},
+    {"name": "Pipelines", "description": "What runs on devices, changed without a restart."},
     {"name": "Telemetry", "description": "What devices conclude and measure."},
     {"name": "Releases", "description": "Models, their signed releases, and channels."},
     {"name": "Learning", "description": "Jobs in which devices learn together, and checkpoints."},
@@ -97,6 +99,7 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         telemetry,
         tokens,
         releases,
+        pipelines,
         jobs,
         checkpoints,
         cloud_jobs,

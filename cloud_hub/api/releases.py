@@ -16,15 +16,17 @@ from cloud_hub.api.bodies import (
     VersionPath,
     errors,
 )
+from cloud_hub.api.fit_bodies import FitsOut
 from cloud_hub.api.services import ActingDep, ServicesDep
 from cloud_hub.api.verdict_bodies import CandidateOut, CandidatesOut, VerdictOut
 from cloud_hub.candidates.candidate import Candidate
+from cloud_hub.candidates.service import UploadOptions
 from cloud_hub.releases.channel import Channel
 from cloud_hub.releases.release import Release
 from shared.errors import ContractError
-from shared.ids import NAME_PATTERN, LineageId
+from shared.ids import NAME_PATTERN, LineageId, ModelName
 from shared.model.spec import SPEC_BYTES_MAX
-from shared.release.manifest import GOLDEN_BYTES_MAX
+from shared.release.manifest import GOLDEN_BYTES_MAX, TOKENIZER_BYTES_MAX
 
 routes = APIRouter(prefix="/api/v1", tags=["Releases"])
 
@@ -140,6 +142,12 @@ def add_release(
     model: Annotated[UploadFile, Field(description="model.onnx")],
     spec: Annotated[UploadFile, Field(description="spec.toml: input, task, output")],
     golden: Annotated[UploadFile | None, Field(description="golden.npz; else drawn")] = None,
+    tokenizer: Annotated[
+        UploadFile | None, Field(description="tokenizer.json of a text model")
+    ] = None,
+    fold: Annotated[
+        bool, Form(description="false: preprocessing of pictures stays out of the graph")
+    ] = True,
     metrics: Annotated[
         str, Form(max_length=METRICS_CHARS_MAX, description='JSON: {"accuracy": 0.97}')
     ] = "{}",
@@ -158,6 +166,12 @@ def add_release(
             metrics=_parse_metrics(metrics),
             notes=notes,
             lineage_id=LineageId(lineage_id) if lineage_id else None,
+            options=UploadOptions(
+                is_folded=fold,
+                tokenizer_bytes=(
+                    tokenizer.file.read(TOKENIZER_BYTES_MAX + 1) if tokenizer else None
+                ),
+            ),
         )
     return release_out(release, services.releases.channels(release.model))
 
@@ -175,6 +189,14 @@ def get_release(model: NamePath, version: VersionPath, services: ServicesDep) ->
     """Return one release with the gate's verdict."""
     release = services.releases.get(model, version)
     return release_out(release, services.releases.channels(model))
+
+
+@routes.get(
+    "/releases/{model}/{version}/fits", summary="What devices measured", responses=errors(404)
+)
+def get_fits(model: NamePath, version: VersionPath, services: ServicesDep) -> FitsOut:
+    """Return how fast each variant runs on each kind of hardware, and what its devices chose."""
+    return FitsOut.of(model, version, services.rollouts.fits(ModelName(model), version))
 
 
 @routes.get("/candidates", summary="What the gate judged", responses=errors())

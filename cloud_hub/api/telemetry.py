@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query
+from msgspec import UNSET
 from pydantic import Field
 
 from cloud_hub.api.bodies import LIST_DEFAULT, AnswerBody, Limit, Name, NamePath, errors
@@ -13,11 +14,14 @@ from shared.wire.records import (
     Classified,
     DecisionRecord,
     Detected,
+    Estimated,
     EventRecord,
     HostRecord,
     Outcome,
     Scored,
+    Segmented,
     TelemetryRecord,
+    Tracked,
 )
 
 routes = APIRouter(prefix="/api/v1/devices/{device_id}", tags=["Telemetry"])
@@ -61,7 +65,58 @@ class ScoredOut(AnswerBody):
     is_anomalous: bool
 
 
-OutcomeOut = Annotated[ClassifiedOut | DetectedOut | ScoredOut, Field(discriminator="kind")]
+class TrackOut(BoxOut):
+    """One object followed over frames."""
+
+    track: int
+    age_s: float
+
+
+class CrossingOut(AnswerBody):
+    """A track went over a line."""
+
+    line: str
+    direction: str = Field(description='"in" or "out"')
+    track: int
+    label: str
+
+
+class ZoneStandingOut(AnswerBody):
+    """What is in a zone."""
+
+    zone: str
+    tracks_count: int
+    dwell_s_max: float
+
+
+class TrackedOut(AnswerBody):
+    """These objects are in the frame, and what they did."""
+
+    kind: Literal["tracks"] = "tracks"
+    tracks: tuple[TrackOut, ...]
+    crossings: tuple[CrossingOut, ...]
+    zones: tuple[ZoneStandingOut, ...]
+    totals: dict[str, int] = Field(description='"gate/in": since the pipeline started')
+
+
+class EstimatedOut(AnswerBody):
+    """Numbers of a regression or a forecast."""
+
+    kind: Literal["values"] = "values"
+    values: tuple[float, ...]
+
+
+class SegmentedOut(AnswerBody):
+    """How much of the frame each class takes up."""
+
+    kind: Literal["segments"] = "segments"
+    shares: dict[str, float]
+
+
+OutcomeOut = Annotated[
+    ClassifiedOut | DetectedOut | ScoredOut | TrackedOut | EstimatedOut | SegmentedOut,
+    Field(discriminator="kind"),
+]
 
 
 class ToldOut(AnswerBody):
@@ -82,6 +137,15 @@ class DecisionOut(ToldOut):
     captured_ms: int
     latency_ms: float
     outcome: OutcomeOut
+    sensor: str | None = Field(description="Of a source of many sensors")
+
+
+class StageOut(AnswerBody):
+    """How long one stage took."""
+
+    ms_p50: float
+    ms_p95: float
+    ms_p99: float
 
 
 class WindowOut(ToldOut):
@@ -103,6 +167,10 @@ class WindowOut(ToldOut):
     confidence_mean: float
     swap_pause_ms_max: float
     labels: dict[str, int]
+    items_gated: int | None = Field(description="Nothing moved: the last conclusion told again")
+    stages: dict[str, StageOut] | None = Field(
+        description='"wait" in the queue, "prepare", "run", "conclude", "sinks"'
+    )
 
 
 class HostOut(ToldOut):
@@ -113,6 +181,7 @@ class HostOut(ToldOut):
     rss_bytes: int
     disk_free_bytes: int
     temperature_c: float | None
+    workers_rss_bytes: int | None = Field(description="Of the processes that run models")
 
 
 class EventOut(ToldOut):
@@ -146,7 +215,7 @@ class EventsOut(AnswerBody):
     events: tuple[EventOut, ...]
 
 
-def outcome_out(outcome: Outcome) -> ClassifiedOut | DetectedOut | ScoredOut:
+def outcome_out(outcome: Outcome) -> OutcomeOut:
     """Return an outcome in the form of the API."""
     match outcome:
         case Classified():
@@ -160,6 +229,12 @@ def outcome_out(outcome: Outcome) -> ClassifiedOut | DetectedOut | ScoredOut:
                 threshold=outcome.threshold,
                 is_anomalous=outcome.is_anomalous,
             )
+        case Tracked():
+            return TrackedOut.model_validate(outcome)
+        case Estimated():
+            return EstimatedOut(values=outcome.values)
+        case Segmented():
+            return SegmentedOut(shares=outcome.shares)
 
 
 def decision_out(told: Told[DecisionRecord]) -> DecisionOut:
@@ -176,6 +251,7 @@ def decision_out(told: Told[DecisionRecord]) -> DecisionOut:
         captured_ms=body.captured_ms,
         latency_ms=body.latency_ms,
         outcome=outcome_out(body.outcome),
+        sensor=None if body.sensor is UNSET else body.sensor,
     )
 
 
@@ -233,6 +309,7 @@ def _known(services: Services, device_id: str) -> DeviceId:
 
 def _flat(shape: type[T], told: Told[TelemetryRecord] | Told[HostRecord] | Told[EventRecord]) -> T:
     values = {name: getattr(told.body, name) for name in told.body.__struct_fields__}
+    values = {name: None if value is UNSET else value for name, value in values.items()}
     return shape.model_validate(
         {"id": told.id, "at_ms": told.at_ms, "received_ms": told.received_ms, **values}
     )

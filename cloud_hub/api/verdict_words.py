@@ -5,6 +5,7 @@ from cloud_hub.candidates.candidate import (
     Answer,
     BoxScores,
     Comparison,
+    ItemScores,
     Measure,
     Reason,
     SliceRow,
@@ -58,6 +59,8 @@ def slice_text(row: SliceRow) -> str:
     """Return the paired test of a slice in words."""
     if row.boxes_new is not None:
         return _boxes_text(row, row.boxes_new)
+    if row.scores_new is not None:
+        return _scores_sentence(row, row.scores_new)
     text = f"{share_text(row.accuracy_new)} of {row.items_count:,} {_right_text(row)}"
     if row.accuracy_old is None:
         return f"{text}; there is no release to compare with."
@@ -119,6 +122,8 @@ def quality_text(row: VariantRow) -> str:
     """Return how good a form is on held-out items, named for what it is where not accuracy."""
     if row.boxes is not None:
         return f"{_map_text(row.boxes)}, {_f1_text(row.boxes)}"
+    if row.scores is not None:
+        return _scores_text(row.scores)
     if row.roc_area is not None:
         return f"{share_text(row.accuracy)} of flags, ROC area {row.roc_area:.3f}"
     return share_text(row.accuracy)
@@ -129,6 +134,9 @@ def compared_texts(row: SliceRow) -> tuple[str, str]:
     if row.boxes_new is not None:
         old = f"{row.boxes_old.picture_f1:.3f}" if row.boxes_old is not None else "–"
         return f"F1 {row.boxes_new.picture_f1:.3f}", old if old == "–" else f"F1 {old}"
+    if row.scores_new is not None:
+        before = row.scores_old
+        return _scores_text(row.scores_new), "–" if before is None else _scores_text(before)
     return share_text(row.accuracy_new), share_text(row.accuracy_old)
 
 
@@ -165,6 +173,30 @@ def _boxes_text(row: SliceRow, new: BoxScores) -> str:
         f"before; {whole}: {row.gained_count} became so, {row.lost_count} ceased to. "
         f"{_answer(row)}"
     )
+
+
+def _scores_sentence(row: SliceRow, new: ItemScores) -> str:
+    """Return the paired test of numbers or masks in words."""
+    old = row.scores_old
+    if new.mae is None:
+        what, told, before = "pictures the mean IoU of a picture", new.mean, old and old.mean
+    else:
+        what = "items the mean error in usual spans of the true values"
+        told, before = 1.0 - new.mean, old and 1.0 - old.mean
+    text = f"On {row.items_count:,} {what} is {told:.3f}"
+    if old is None or before is None:
+        exact = f"; {_errors_text(new)}" if new.mae is not None else ""
+        return f"{text}{exact}; there is no release to compare with."
+    exact = f"{_errors_text(new)}, before {_errors_text(old)}. " if new.mae is not None else ""
+    return f"{text}, {before:.3f} before. {exact}{_answer(row)}"
+
+
+def _scores_text(scores: ItemScores) -> str:
+    return f"IoU {scores.mean:.3f}" if scores.mae is None else _errors_text(scores)
+
+
+def _errors_text(scores: ItemScores) -> str:
+    return f"MAE {scores.mae or 0.0:.4g}, RMSE {scores.rmse or 0.0:.4g}"
 
 
 def _map_text(boxes: BoxScores) -> str:

@@ -6,7 +6,7 @@ from typing import NewType
 
 from shared.errors import RefusedError
 from shared.ids import LineageId, ModelName
-from shared.model.spec import ModelSpec
+from shared.model.spec import ImageInput, ModelSpec
 
 CandidateId = NewType("CandidateId", str)
 
@@ -36,6 +36,8 @@ class Measure(StrEnum):
     ACCURACY = "accuracy"  # The share of items whose class is right
     FLAGS = "flags"  # The share of items flagged rightly, each model by its own threshold
     PICTURE_F1 = "picture-f1"  # The mean over pictures of the F1 of a picture's boxes
+    VALUES = "values"  # The mean over items of 1 - error, in usual spans of the true values
+    PICTURE_IOU = "picture-iou"  # The mean over pictures of the mean IoU of a picture's classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,21 @@ class RocAreas:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemScores:
+    """How close numbers or masks are to the true ones; see evaluation_scores.py."""
+
+    mean: float  # Of the items' scores, 0..1
+    mae: float | None = None  # Of numbers: mean absolute error, in their own unit
+    rmse: float | None = None
+    span: float | None = None  # Of numbers: the usual span that errors are measured in, their mean
+
+
+@dataclass(frozen=True, slots=True)
 class VariantRow:
     """One form of the model that was built and measured, and why it was or was not published."""
 
-    name: str  # "fp32", "fp32-pruned", "int8", "int8-qat", "int8-dynamic"
+    # "fp32", "fp32-pruned", "int8", "int8-qat", "int8-dynamic", "int8-s8s8", "int8-reduced"
+    name: str
     precision: str
     is_chosen: bool
     text: str  # Why, for people
@@ -69,6 +82,9 @@ class VariantRow:
     agreement: float | None = None  # Share of items decided, or boxes found, as by the first form
     boxes: BoxScores | None = None  # Of a detector
     roc_area: float | None = None  # Of a model for anomalies
+    scores: ItemScores | None = None  # Of numbers and masks
+    is_published: bool = False  # The chosen one, and those a device may try beside it
+    calibration: str = ""  # Of static int8: how ranges were found
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,8 @@ class SliceRow:
     boxes_new: BoxScores | None = None  # Of detectors
     boxes_old: BoxScores | None = None
     roc_areas: RocAreas | None = None  # Of models for anomalies, where both kinds of items occur
+    scores_new: ItemScores | None = None  # Of numbers and masks
+    scores_old: ItemScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +151,36 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedCandidate:
-    """A candidate the gate let through, with the bytes that may be published."""
+class PassedForm:
+    """One form of a model that the gate let through."""
 
-    candidate: Candidate
-    spec: ModelSpec
+    precision: str
     model_bytes: bytes  # Stripped of paths and texts
     golden_bytes: bytes
+    agreement: float | None = None  # With the first form, on held-out items
+    calibration: str = ""
+    architectures: tuple[str, ...] = ()  # Made for these; none: for any
+
+
+@dataclass(frozen=True, slots=True)
+class PassedCandidate:
+    """A candidate the gate let through, with the forms that may be published, best first."""
+
+    candidate: Candidate
+    spec: ModelSpec  # Of the forms: a folded model's differs from the one that came in
+    forms: tuple[PassedForm, ...]
+    trained_input: ImageInput | None = None  # Where preprocessing was folded into the graph
+    tokenizer_bytes: bytes | None = None
+
+    @property
+    def model_bytes(self) -> bytes:
+        """Return the best form."""
+        return self.forms[0].model_bytes
+
+    @property
+    def golden_bytes(self) -> bytes:
+        """Return the best form's golden set."""
+        return self.forms[0].golden_bytes
 
 
 class GateRefusedError(RefusedError):

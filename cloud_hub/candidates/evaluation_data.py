@@ -5,7 +5,9 @@
    in one part only.
 2. What is held out was never seen by whatever set or tuned the candidate's forms.
 3. What is true of an item is its label, or, on pictures for detectors, the boxes on it
-   (evaluation_boxes.py); a set has one of the two.
+   (evaluation_boxes.py), or a mask; a set has one of them. Labels are classes, or floats (N, k).
+4. A forecaster's set needs no labels: its windows may be longer than the model's, and what follows
+   is what is true.
 """
 
 import hashlib
@@ -13,7 +15,7 @@ import io
 import zipfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +30,18 @@ from cloud_hub.candidates.evaluation_limits import (
     SLICE_CHARS_MAX,
     SLICES_MAX,
 )
+from cloud_hub.candidates.evaluation_scores import NOT_LABELLED
 from shared.errors import ContractError
-from shared.model.spec import ImageInput, ModelSpec, Task, TextInput, WindowInput
+from shared.model.spec import ImageInput, Layout, ModelSpec, Task, TextInput, WindowInput
+from shared.wire.records import VALUES_MAX
 
 Array = NDArray[np.generic]
 TEXT_AXES = 2
+WINDOW_AXES = 3
 FRAME_AXES = 4
-NAMES = ("items", "labels", "boxes", "box_starts", "slices")
+NAMES = ("items", "labels", "boxes", "box_starts", "masks", "slices")
 UNLABELLED = -1
+NUMBER_TASKS = frozenset({Task.REGRESSION, Task.FORECAST})
 _FORMAT_ERRORS = (ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError, zlib.error)
 
 
@@ -47,6 +53,8 @@ class EvaluationData:
     labels: NDArray[np.int64]  # (N,), UNLABELLED where boxes say what is true
     slices: tuple[str, ...]  # (N,), or empty where none are named
     boxes: TrueBoxes | None = None  # Of pictures for detectors
+    values: NDArray[np.float64] | None = None  # (N, k), of numbers
+    masks: NDArray[np.uint8] | None = None  # (N, h, w), NOT_LABELLED where nobody said
 
     def slice_counts(self) -> dict[str, int]:
         """Return how many items each slice has."""
@@ -80,8 +88,12 @@ def decode_evaluation(data: bytes) -> EvaluationData:
     _check_items(items)
     count = int(items.shape[0])
     boxes = _boxes(found, items)
-    labels = np.full(count, UNLABELLED, np.int64) if boxes is not None else _labels(found, count)
-    return EvaluationData(items, labels, _slice_names(found.get("slices"), count), boxes)
+    masks, values = _masks(found, items), _values(found, count)
+    is_foretold = "labels" not in found and items.ndim == WINDOW_AXES
+    has_classes = boxes is None and masks is None and values is None and not is_foretold
+    labels = _labels(found, count) if has_classes else np.full(count, UNLABELLED, np.int64)
+    names = _slice_names(found.get("slices"), count)
+    return EvaluationData(items, labels, names, boxes, values, masks)
 
 
 def split(items: Array) -> Split:
@@ -100,8 +112,34 @@ def pick(data: EvaluationData, indices: tuple[int, ...]) -> EvaluationData:
     """Return some of the items."""
     chosen = list(indices)
     slices = tuple(data.slices[index] for index in chosen) if data.slices else ()
-    boxes = data.boxes.pick(chosen) if data.boxes is not None else None
-    return EvaluationData(data.items[chosen], data.labels[chosen], slices, boxes)
+    return EvaluationData(
+        data.items[chosen],
+        data.labels[chosen],
+        slices,
+        data.boxes.pick(chosen) if data.boxes is not None else None,
+        data.values[chosen] if data.values is not None else None,
+        data.masks[chosen] if data.masks is not None else None,
+    )
+
+
+def foretold(data: EvaluationData, spec: ModelSpec) -> EvaluationData:
+    """Return a forecaster's set with what follows the model's window as its values; rule 4.
+
+    Values are in the order of the model's layout: (k / C, C) rows, or (C, k / C) where channels are
+    first. Any other set comes back as it is.
+    """
+    window = spec.input
+    if spec.task is not Task.FORECAST or data.values is not None:
+        return data
+    if not isinstance(window, WindowInput) or data.items.ndim != WINDOW_AXES:
+        return data
+    rest = data.items[:, window.samples :]
+    if not rest.shape[1] or data.items.shape[2] != window.channels:
+        return data
+    if window.layout is Layout.CHANNELS_FIRST:
+        rest = rest.transpose(0, 2, 1)
+    values = rest.reshape(rest.shape[0], -1).astype(np.float64)
+    return replace(data, items=data.items[:, : window.samples], values=values)
 
 
 def check_fit(data: EvaluationData, spec: ModelSpec) -> None:
@@ -118,6 +156,16 @@ def check_fit(data: EvaluationData, spec: ModelSpec) -> None:
     if spec.task is Task.DETECTION:
         _check_boxes_fit(data, spec)
         return
+    if spec.task is Task.SEGMENTATION:
+        _check_masks_fit(data, spec)
+        return
+    if spec.task in NUMBER_TASKS:
+        _check_values_fit(data, spec)
+        return
+    if data.masks is not None:
+        raise _misfit(f"it has `masks`, the model's task is {spec.task}")
+    if data.values is not None:
+        raise _misfit(f"`labels` are numbers with a fraction, the model's task is {spec.task}")
     if data.boxes is not None:
         raise _misfit(f"it has boxes, the model's task is {spec.task}")
     labels_count = 2 if spec.task is Task.ANOMALY else len(spec.output.classes)
@@ -134,6 +182,61 @@ def _check_boxes_fit(data: EvaluationData, spec: ModelSpec) -> None:
         raise _misfit(
             f"boxes have classes up to {highest}, the model knows 0 to {classes_count - 1}"
         )
+
+
+def _check_masks_fit(data: EvaluationData, spec: ModelSpec) -> None:
+    if data.masks is None:
+        raise _misfit("`masks` are missing, segmentation is measured on them")
+    known = data.masks[data.masks != NOT_LABELLED]
+    highest, classes_count = int(known.max()), len(spec.output.classes)
+    if highest >= classes_count:
+        raise _misfit(
+            f"`masks` have classes up to {highest}, the model knows 0 to {classes_count - 1}"
+        )
+
+
+def _check_values_fit(data: EvaluationData, spec: ModelSpec) -> None:
+    if data.values is None:
+        what = "`labels` must be (N, k) floats: what is true of each item"
+        if spec.task is Task.FORECAST:
+            what += ", or left out where `items` go on beyond the model's window"
+        raise _misfit(what)
+    found, names_count = data.values.shape[1], len(spec.output.classes)
+    if names_count and found != names_count:
+        raise _misfit(f"`labels` have {found} values of an item, the model gives {names_count}")
+
+
+def _values(found: dict[str, Array], count: int) -> NDArray[np.float64] | None:
+    labels = found.get("labels")
+    if labels is None or labels.dtype.kind != "f":
+        return None
+    if labels.ndim == 1:
+        labels = labels[:, None]
+    if labels.ndim != TEXT_AXES or labels.shape[0] != count or not labels.shape[1] <= VALUES_MAX:
+        raise _invalid(f"`labels` of numbers must be ({count}, k) floats, k 1 to {VALUES_MAX}")
+    if not labels.size or not np.isfinite(labels).all():
+        raise _invalid("`labels` hold NaN or infinity, or no value")
+    return labels.astype(np.float64)
+
+
+def _masks(found: dict[str, Array], items: Array) -> NDArray[np.uint8] | None:
+    masks = found.get("masks")
+    if masks is None:
+        return None
+    if "labels" in found or "boxes" in found:
+        raise _invalid("`masks` stand alone: a set for segmentation has no labels and no boxes")
+    if items.ndim != FRAME_AXES:
+        raise _invalid("`masks` belong to (N, H, W, 3) frames only")
+    is_fit = masks.ndim == WINDOW_AXES and masks.dtype == np.uint8 and masks.size > 0
+    if not is_fit or masks.shape[0] != items.shape[0]:
+        raise _invalid(
+            f"`masks` are {masks.dtype} {masks.shape}; they must be ({items.shape[0]}, h, w) "
+            f"uint8, {NOT_LABELLED} where nobody said what is there"
+        )
+    empty = np.flatnonzero((masks == NOT_LABELLED).all(axis=(1, 2)))
+    if empty.size:
+        raise _invalid(f"`masks` say nothing about picture {int(empty[0])}")
+    return np.asarray(masks, np.uint8)
 
 
 def _labels(found: dict[str, Array], count: int) -> NDArray[np.int64]:

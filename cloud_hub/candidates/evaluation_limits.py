@@ -14,5 +14,5 @@ CALIBRATION_ITEMS_MAX = 512
 CALIBRATION_ITEMS_MIN = 16  # Ranges set by fewer would be luck
 SAVE_REMEDY = (
     "Save it with numpy.savez(items=..., labels=..., slices=...), or with boxes=..., "
-    "box_starts=... in place of labels for a detector."
+    "box_starts=... in place of labels for a detector, masks=... for segmentation."
 )

@@ -6,7 +6,8 @@
 2. F1 takes the boxes that a device would report: those at the spec's confidence. The mean average
    precision takes all from CONFIDENCE_FLOOR on, as its curve asks for every confidence.
 3. Two detectors agree by the boxes of both that match a box of the other, of all boxes of both.
-4. Flags of anomalies hang on each model's threshold; the area under the ROC curve does not.
+4. Numbers and masks have a score of 0..1 (evaluation_scores.py).
+5. Flags of anomalies hang on each model's threshold; the area under the ROC curve does not.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_hub.candidates import paired_scores
-from cloud_hub.candidates.candidate import BoxScores, RocAreas
+from cloud_hub.candidates.candidate import BoxScores, ItemScores, Measure, RocAreas
 from cloud_hub.candidates.evaluation_boxes import TrueBoxes
 from cloud_hub.candidates.evaluation_data import EvaluationData
-from cloud_hub.candidates.examination import BoxFacts, PairedCounts
+from cloud_hub.candidates.evaluation_scores import (
+    IOU_RIGHT,
+    VALUE_NEAR,
+    mask_score,
+    resized,
+    usual_spans,
+    value_scores,
+    values_alike,
+)
+from cloud_hub.candidates.examination import BoxFacts, PairedCounts, ScoreFacts
 from shared.model.metrics import Matches, match_boxes, mean_precision, roc_area
 from shared.model.postprocess import Boxes
 
@@ -37,6 +47,8 @@ class Answers:
     scores: Floats | None = None  # (n,) of anomalies: how unlike the normal
     reported: tuple[Boxes, ...] = ()  # What a device would report of each picture
     candidates: tuple[Boxes, ...] = ()  # The same from CONFIDENCE_FLOOR on
+    values: Floats | None = None  # (n, k) of numbers
+    masks: tuple[NDArray[np.uint8], ...] = ()  # (h, w) each
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +60,19 @@ class Marks:
     picture_f1: Floats | None = None  # (n,) of a detector
     reported: tuple[Matches, ...] = ()
     candidates: tuple[Matches, ...] = ()
+    item_scores: Floats | None = None  # (n,) of numbers and masks
 
 
 def mark(answers: Answers, data: EvaluationData) -> Marks:
     """Return what is right of a form's answers about a set's items; rules 1 and 2."""
+    if data.values is not None:
+        assert answers.values is not None, "of numbers"
+        near = value_scores(answers.values, data.values, usual_spans(data.values))
+        return Marks(answers, near >= 1.0 - VALUE_NEAR, item_scores=near)
+    if data.masks is not None:
+        pairs = zip(answers.masks, data.masks, strict=True)
+        alike = np.array([mask_score(*pair) for pair in pairs], np.float64)
+        return Marks(answers, alike >= IOU_RIGHT, item_scores=alike)
     if data.boxes is None:
         assert answers.classes is not None, "without boxes an item has a class"
         return Marks(answers, answers.classes == data.labels)
@@ -67,10 +88,19 @@ def mark(answers: Answers, data: EvaluationData) -> Marks:
 
 
 def agreement(one: Answers, first: Answers) -> tuple[int, int]:
-    """Return how many items two forms decide alike, of how many; of detectors boxes, rule 3."""
+    """Return how many items two forms decide alike, of how many.
+
+    Of detectors boxes (rule 3), of masks pixels.
+    """
     if one.classes is not None:
         assert first.classes is not None, "forms of one model have one task"
         return int((one.classes == first.classes).sum()), one.classes.size
+    if one.values is not None and first.values is not None:
+        return values_alike(one.values, first.values), first.values.shape[0]
+    if first.masks:
+        pairs = zip(one.masks, first.masks, strict=True)
+        same = sum(int((resized(a, b.shape) == b).sum()) for a, b in pairs)
+        return same, sum(mask.size for mask in first.masks)
     matches = [match_boxes(*pair) for pair in zip(one.reported, first.reported, strict=True)]
     alike = 2 * sum(match.right_count for match in matches)
     return alike, sum(int(match.is_right.size) + match.true_count for match in matches)
@@ -108,6 +138,7 @@ def _count(
         lost_count=int((~now & was).sum()) if was is not None else 0,
         boxes=_box_facts(chosen, new, old, data.boxes, classes_count),
         roc_areas=_roc_areas(chosen, new, old, data),
+        scores=_score_facts(chosen, new, old, data),
     )
 
 
@@ -131,6 +162,41 @@ def _box_facts(
         bound_high=paired_scores.bound_high(differences),
         worse_p_value=paired_scores.worse_p_value(differences),
         squares_sum=float(np.square(differences).sum()),
+    )
+
+
+def _score_facts(
+    chosen: NDArray[np.intp], new: Marks, old: Marks | None, data: EvaluationData
+) -> ScoreFacts | None:
+    if new.item_scores is None:
+        return None
+    measure = Measure.PICTURE_IOU if data.values is None else Measure.VALUES
+    now = _item_scores(new, chosen, data)
+    if old is None or old.item_scores is None:
+        return ScoreFacts(measure=measure, new=now)
+    differences = new.item_scores[chosen] - old.item_scores[chosen]  # (m,)
+    return ScoreFacts(
+        measure=measure,
+        new=now,
+        old=_item_scores(old, chosen, data),
+        bound_low=paired_scores.bound_low(differences),
+        bound_high=paired_scores.bound_high(differences),
+        worse_p_value=paired_scores.worse_p_value(differences),
+        squares_sum=float(np.square(differences).sum()),
+    )
+
+
+def _item_scores(marks: Marks, chosen: NDArray[np.intp], data: EvaluationData) -> ItemScores:
+    assert marks.item_scores is not None, "of numbers or masks"
+    mean = float(marks.item_scores[chosen].mean())
+    if data.values is None or marks.answers.values is None:
+        return ItemScores(mean)
+    errors = marks.answers.values[chosen] - data.values[chosen]
+    return ItemScores(
+        mean=mean,
+        mae=float(np.abs(errors).mean()),
+        rmse=float(np.sqrt(np.square(errors).mean())),
+        span=float(usual_spans(data.values).mean()),
     )
 
 

@@ -6,7 +6,7 @@ What must not live here: limits, and any opinion about what is good.
 
 import msgspec
 
-from cloud_hub.candidates.candidate import BoxScores, RocAreas
+from cloud_hub.candidates.candidate import BoxScores, ItemScores, Measure, RocAreas
 from shared.model.spec import ModelSpec
 
 
@@ -19,6 +19,10 @@ class ExaminationLimits(msgspec.Struct, frozen=True, kw_only=True):
     golden_items: int
     timing_rounds: int = 50
     is_int8_built: bool = True
+    is_folded: bool = True  # Preprocessing of pictures goes into the graph where it can
+    # Forms for particular processors are not built of smaller models: they gain nothing there
+    processor_forms_bytes_min: int = 256 << 10
+    calibration_agreement_enough: float = 0.99
 
 
 class ExaminationTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +87,21 @@ class BoxFacts(msgspec.Struct, frozen=True, kw_only=True):
     squares_sum: float = 0.0  # Of the differences, picture by picture
 
 
+class ScoreFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How close a form's and the old release's numbers or masks are in one slice.
+
+    The bounds and the p-value are of the mean over items of the score new - old (paired_scores.py).
+    """
+
+    measure: Measure
+    new: ItemScores
+    old: ItemScores | None = None  # None, as all below: there is no old release
+    bound_low: float = -1.0
+    bound_high: float = 1.0
+    worse_p_value: float = 1.0
+    squares_sum: float = 0.0  # Of the differences, item by item
+
+
 class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Held-out items of one slice (`name` "" is all), as a form and the old release decide them."""
 
@@ -94,6 +113,12 @@ class PairedCounts(msgspec.Struct, frozen=True, kw_only=True):
     lost_count: int = 0  # Wrong now, right before
     boxes: BoxFacts | None = None  # Of detectors
     roc_areas: RocAreas | None = None  # Of models for anomalies
+    scores: ScoreFacts | None = None  # Of numbers and masks
+
+    @property
+    def paired(self) -> BoxFacts | ScoreFacts | None:
+        """Return what scores of items in 0..1 say; None where items are right or wrong."""
+        return self.boxes or self.scores
 
 
 class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +133,8 @@ class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
     agreement_count: int = 0  # Held-out items (boxes) decided (found) as by the first form
     agreement_total: int | None = None  # Of how many boxes of both; None: of the held-out items
     slices: tuple[PairedCounts, ...] = ()  # All items first; empty where nothing was held out
+    calibration: str = ""  # Of static int8: how ranges were found
+    architectures: tuple[str, ...] = ()  # Made for these processors; none: for any
 
 
 class EvaluationFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,5 +154,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
     crash: str = ""
     model: ModelFacts = ModelFacts()
     golden_error: str = ""
+    spec: ModelSpec | None = None  # Of the forms, where preprocessing was folded into the graph
+    fold_error: str = ""  # Why it was not, though it should have been
     run: RunFacts | None = None  # None: what the file says already ruled running it out
     evaluation: EvaluationFacts | None = None  # None: it was not worth measuring

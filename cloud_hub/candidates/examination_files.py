@@ -8,6 +8,8 @@ PUBLISHED_MODEL = "published.onnx"  # The form that devices would get
 PUBLISHED_GOLDEN = "published.npz"
 EVALUATION = "evaluation.npz"  # The evaluation set; absent where there is none
 OLD = "old.onnx"  # The release that would be replaced; absent where there is none
+TOKENIZER = "tokenizer.json"  # Of a text model that has one
+OLD_TOKENIZER = "old-tokenizer.json"
 PRUNED = "pruned.onnx"  # Further fp32 forms of the same model, where the hub has them
 TUNED = "tuned.onnx"  # Its weights are quantized, not published as they are
 

@@ -36,6 +36,7 @@ class GateSettings(Settings, frozen=True):
     examinations_max: Annotated[int, Meta(ge=1, le=64)] = 2  # At a time
     evaluation_s_max: Annotated[int, Meta(ge=1, le=36_000)] = 600  # On top, with an evaluation set
     timing_rounds: Annotated[int, Meta(ge=5, le=10_000)] = 50
+    is_folded: bool = True  # Preprocessing of pictures goes into the graph where it can
     quality: QualitySettings = QualitySettings()
     variants: VariantSettings = VariantSettings()
     export: ExportSettings = ExportSettings()
@@ -115,10 +116,16 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
         text = f"The input {given.name[:40]!r} has the wrong number type."
         reasons.append(Reason("gate.input_dtype", text, given.dtype, " or ".join(dtypes)))
     fits = len(given.shape) == len(wanted) and all(
-        size is None or size == want for size, want in zip(given.shape, wanted, strict=True)
+        size == want or (size is None and axis == 0)
+        for axis, (size, want) in enumerate(zip(given.shape, wanted, strict=True))
     )
     if not fits:
         text = f"The input {given.name[:40]!r} does not have the shape that the spec says."
+        if None in given.shape[1:]:
+            text = (
+                f"The input {given.name[:40]!r} has open sizes behind the batch axis; export the "
+                "model with the sizes that the spec says."
+            )
         measured = _shape_text(given.shape)
         reasons.append(Reason("gate.input_shape", text, measured, _shape_text(wanted)))
     return reasons

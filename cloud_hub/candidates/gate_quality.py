@@ -9,7 +9,8 @@
    detectors `f1_min` does.
 5. What is compared is the share of right items; of models for anomalies that of right flags, each
    model by its own threshold; of detectors the mean over pictures of the F1 of a picture's boxes,
-   whose bounds were computed where the pictures are (paired_scores.py).
+   whose bounds were computed where the pictures are (paired_scores.py); of numbers and masks the
+   mean of the items' scores (evaluation_scores.py), by the same test. `score_min` is their floor.
 """
 
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from cloud_hub.candidates.candidate import Answer, Measure, Reason, SliceRow
+from cloud_hub.candidates.candidate import Answer, ItemScores, Measure, Reason, SliceRow
 from cloud_hub.candidates.examination import EvaluationFacts, PairedCounts, VariantFacts
 from cloud_hub.candidates.paired_test import (
     bound_high,
@@ -46,8 +47,9 @@ class QualitySettings(Settings, frozen=True):
     )  # Of slices that have their own
     slice_items_min: Annotated[int, Meta(ge=1)] = 100  # Smaller ones cannot refuse by not telling
     is_unsure_refused: bool = True  # Whether "cannot tell" refuses
-    accuracy_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Not of detectors
+    accuracy_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Of classes and flags
     f1_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Of detectors: mean of a picture
+    score_min: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None  # Of numbers and masks: mean
     latency_ms_max: Latency | None = None  # Median on the hub, one thread
     latency_ratio_max: Ratio = 1.5  # To the old release, measured in turns
     latency_floor_ms: Annotated[float, Meta(ge=0.0)] = 5.0  # Faster than this is fast enough
@@ -114,6 +116,11 @@ def _floor_reasons(rows: tuple[SliceRow, ...], settings: QualitySettings) -> lis
                 text = "The model finds too few of the true boxes, or too many false ones."
                 limit = f">= {settings.f1_min:g}"
                 reasons.append(Reason("gate.f1", text, f"{boxes.picture_f1:.3f}", limit))
+        elif row.scores_new is not None:
+            if settings.score_min is not None and row.scores_new.mean < settings.score_min:
+                text = "The model's answers are too far from what is true of held-out items."
+                limit = f">= {settings.score_min:g}"
+                reasons.append(Reason("gate.score", text, f"{row.scores_new.mean:.3f}", limit))
         elif floor is not None and row.accuracy_new < floor:
             text = "The model is right too rarely on held-out items."
             accuracy = f"{row.accuracy_new:.3f}"
@@ -122,13 +129,13 @@ def _floor_reasons(rows: tuple[SliceRow, ...], settings: QualitySettings) -> lis
 
 
 def _worse_p_value(counts: PairedCounts) -> float:
-    if counts.boxes is not None:
-        return counts.boxes.worse_p_value
+    if counts.paired is not None:
+        return counts.paired.worse_p_value
     return worse_p_value(counts.gained_count, counts.lost_count)
 
 
 def _row(counts: PairedCounts, settings: QualitySettings, *, is_worse: bool) -> SliceRow:
-    items, boxes = counts.items_count, counts.boxes
+    items, boxes, scores = counts.items_count, counts.boxes, counts.scores
     first = SliceRow(
         name=counts.name,
         items_count=items,
@@ -137,6 +144,7 @@ def _row(counts: PairedCounts, settings: QualitySettings, *, is_worse: bool) -> 
         measure=_measure(counts),
         boxes_new=boxes.new if boxes else None,
         roc_areas=counts.roc_areas,
+        scores_new=scores.new if scores else None,
     )
     if counts.right_old_count is None or not items:
         return first
@@ -156,26 +164,29 @@ def _row(counts: PairedCounts, settings: QualitySettings, *, is_worse: bool) -> 
         margin=margin,
         items_needed=_needed(counts, margin) if answer is Answer.CANNOT_TELL else None,
         boxes_old=boxes.old if boxes else None,
+        scores_old=scores.old if scores else None,
     )
 
 
 def _measure(counts: PairedCounts) -> Measure:
     if counts.boxes is not None:
         return Measure.PICTURE_F1
+    if counts.scores is not None:
+        return counts.scores.measure
     return Measure.ACCURACY if counts.roc_areas is None else Measure.FLAGS
 
 
 def _bounds(counts: PairedCounts) -> tuple[float, float]:
-    if counts.boxes is not None:
-        return counts.boxes.bound_low, counts.boxes.bound_high
+    if counts.paired is not None:
+        return counts.paired.bound_low, counts.paired.bound_high
     paired = (counts.gained_count, counts.lost_count, counts.items_count)
     return bound_low(*paired), bound_high(*paired)
 
 
 def _needed(counts: PairedCounts, margin: float) -> int:
     items = counts.items_count
-    if counts.boxes is not None:
-        return items_needed_of_spread(counts.boxes.squares_sum, items, margin=margin)
+    if counts.paired is not None:
+        return items_needed_of_spread(counts.paired.squares_sum, items, margin=margin)
     return items_needed(counts.gained_count, counts.lost_count, items, margin=margin)
 
 
@@ -187,7 +198,8 @@ def margin_of(name: str, settings: QualitySettings) -> float:
 
 
 def _reason(row: SliceRow, code: str) -> Reason:
-    things = "pictures" if row.measure is Measure.PICTURE_F1 else "items"
+    is_of_pictures = row.measure in (Measure.PICTURE_F1, Measure.PICTURE_IOU)
+    things = "pictures" if is_of_pictures else "items"
     where = f"In slice {row.name!r} " if row.name else f"On all held-out {things} "
     text = where + _change(row)
     if row.answer is Answer.CANNOT_TELL:
@@ -208,8 +220,21 @@ def _change(row: SliceRow) -> str:
             f"{row.lost_count} of {row.items_count} pictures are not wholly right any more, "
             f"{row.gained_count} became so."
         )
+    if row.scores_new is not None and row.scores_old is not None:
+        return _scores_change(row.scores_new, row.scores_old)
     counted = f"{row.lost_count} of {row.items_count} items got worse, {row.gained_count} better; "
     shares = f"{row.accuracy_old or 0.0:.3f} -> {row.accuracy_new:.3f}."
     if row.measure is Measure.FLAGS:
         return f"{counted}flagged rightly, each model by its own threshold: {shares}"
     return f"{counted}accuracy {shares}"
+
+
+def _scores_change(new: ItemScores, old: ItemScores) -> str:
+    """Return in words how numbers or masks changed."""
+    if new.mae is None or old.mae is None or new.rmse is None or old.rmse is None:
+        return f"the mean IoU of a picture went {old.mean:.3f} -> {new.mean:.3f}."
+    return (
+        f"the mean error went {1.0 - old.mean:.3f} -> {1.0 - new.mean:.3f} usual spans of the true "
+        f"values (one is {new.span or 0.0:.4g}; an error counts as one at most); mean absolute "
+        f"error {old.mae:.4g} -> {new.mae:.4g}, RMSE {old.rmse:.4g} -> {new.rmse:.4g}."
+    )

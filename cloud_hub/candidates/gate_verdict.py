@@ -14,8 +14,15 @@ from cloud_hub.candidates.examination import EvaluationFacts, Examination, Varia
 from cloud_hub.candidates.export_files import ParityFacts
 from cloud_hub.candidates.gate import GateSettings
 from cloud_hub.candidates.gate_quality import compare_slices, cost_reasons, quality_reasons
-from cloud_hub.candidates.variant_choice import choose
+from cloud_hub.candidates.variant_choice import agreement_of, choose, precision_of, published
 from shared.model.spec import ModelSpec, Task
+
+UNMEASURED = {
+    Task.DETECTION: "how well it finds boxes",
+    Task.REGRESSION: "the error of its numbers",
+    Task.FORECAST: "the error of its numbers",
+    Task.SEGMENTATION: "how well its masks fit",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +36,24 @@ class Background:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedForm:
+    """What is said of one form in its release."""
+
+    name: str  # Of the form
+    precision: str
+    agreement: float | None = None
+    calibration: str = ""
+    architectures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A Verdict, and the name and precision of the form that may be published."""
 
     verdict: Verdict
     chosen: str
     precision: str
+    forms: tuple[PublishedForm, ...] = ()  # All that may be published, the chosen one first
 
 
 def judge(
@@ -42,12 +61,16 @@ def judge(
 ) -> Judgement:
     """Return what the gate says of a model and all its forms."""
     verdict = gate.judge(examination, spec, settings)
-    verdict = replace(verdict, remarks=verdict.remarks + background.remarks)
+    remarks = [*_fold_remarks(examination), *background.remarks]
+    verdict = replace(verdict, remarks=verdict.remarks + tuple(remarks))
     verdict = _with(verdict, _parity_reasons(background.parity))
     facts, precision = examination.evaluation, examination.model.precision
     if facts is None or not facts.variants:
-        return Judgement(verdict, precision, precision)
+        return Judgement(verdict, precision, precision, (PublishedForm(precision, precision),))
     chosen, rows = choose(facts, settings.variants)
+    forms = published(chosen, facts, settings.variants, lambda one: _is_fit(one, settings))
+    names = {one.name for one in forms}
+    rows = tuple(replace(row, is_published=row.name in names) for row in rows)
     counted = compare_slices(chosen.slices, settings.quality)
     reasons, remarks = quality_reasons(counted, settings.quality)
     reasons = [*_unfit_reasons(facts, settings, background), *reasons]
@@ -67,7 +90,36 @@ def judge(
                 latency_ms_old=facts.old_latency_ms,
             ),
         )
-    return Judgement(verdict, chosen.name, chosen.model.precision)
+    described = tuple(_described(one, facts) for one in forms)
+    return Judgement(verdict, chosen.name, described[0].precision, described)
+
+
+def _is_fit(one: VariantFacts, settings: GateSettings) -> bool:
+    """Whether a form beside the chosen one is not worse than the release it would replace."""
+    return not quality_reasons(compare_slices(one.slices, settings.quality), settings.quality)[0]
+
+
+def _described(one: VariantFacts, facts: EvaluationFacts) -> PublishedForm:
+    return PublishedForm(
+        name=one.name,
+        precision=precision_of(one, facts.variants[0]),
+        agreement=agreement_of(one, facts) if facts.items_count and one.slices else None,
+        calibration=one.calibration,
+        architectures=one.architectures,
+    )
+
+
+def _fold_remarks(examination: Examination) -> list[Reason]:
+    """Return whether the published form takes frames as they are, and why not."""
+    if examination.fold_error:
+        return [Reason("gate.not_folded", examination.fold_error)]
+    if examination.spec is None:
+        return []
+    text = (
+        "Preprocessing was put into the graph: published forms take uint8 BGR frames. Their "
+        "outputs were compared with the model as it came."
+    )
+    return [Reason("gate.folded", text)]
 
 
 def _with(verdict: Verdict, reasons: list[Reason], remarks: list[Reason] | None = None) -> Verdict:
@@ -111,7 +163,7 @@ def _missing_remarks(
 ) -> list[Reason]:
     """Return what was not measured, said plainly."""
     if not background.evaluation_digest:
-        what = "how well it finds boxes" if spec.task is Task.DETECTION else "accuracy"
+        what = UNMEASURED.get(spec.task, "accuracy")
         text = (
             f"The model has no evaluation set: {what} was neither measured nor compared, and "
             "int8 was not built, because nothing could calibrate or judge it."

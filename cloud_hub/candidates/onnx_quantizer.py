@@ -2,15 +2,23 @@
 
 1. U8S8 is what x86 kernels are fast at; signed activations were slower than fp32 on every real
    detector measured there.
-2. On x86 without VNNI, U8S8 products saturate: `is_range_reduced` gives weights 7 bits.
-3. Int8 is not a free win: compare its outputs and its speed with fp32 before publishing it.
+2. On x86 without VNNI, U8S8 products saturate: `is_range_reduced` gives weights 7 bits. Kernels of
+   Arm favour signed activations: `is_signed` gives those (S8S8).
+3. What folding put before the model is left as it is, and the first convolution reads bytes where
+   that says the same (onnx_folding.py).
+4. Entropy and percentiles keep every activation of every item in memory, and take seconds:
+   RANGE_ITEMS_MAX says how many items each method looks at. Ranges may be kept in `ranges`, a file,
+   so that forms of other kinds are made of the same.
+5. Int8 is not a free win: compare its outputs and its speed with fp32 before publishing it.
 
 Imports onnx's quantization tools, which take memory: the hub's own process never imports this.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -18,12 +26,45 @@ from numpy.typing import NDArray
 from onnx import version_converter
 from onnxruntime import quantization as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from onnxruntime.quantization import calibrate
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from cloud_hub.candidates.onnx_folding import PREFIX, take_bytes
 from shared.errors import RefusedError
 
 OPSET_MIN = 13  # Per-channel QuantizeLinear begins here
 Array = NDArray[np.generic]
+
+
+class Calibration(StrEnum):
+    """How the ranges of activations are found."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+
+
+RANGE_ITEMS_MAX = MappingProxyType(
+    {Calibration.MINMAX: 512, Calibration.PERCENTILE: 32, Calibration.ENTROPY: 32}
+)
+_METHODS = MappingProxyType(
+    {
+        Calibration.MINMAX: ort.CalibrationMethod.MinMax,
+        Calibration.PERCENTILE: ort.CalibrationMethod.Percentile,
+        Calibration.ENTROPY: ort.CalibrationMethod.Entropy,
+    }
+)
+
+# As many bins as entropy quantizes to would be MinMax again; each further one costs time. Ranges
+# that lie around 0 would waste half of the integers after a ReLU.
+_OPTIONS: Mapping[Calibration, dict[str, object]] = MappingProxyType(
+    {
+        Calibration.MINMAX: {},
+        Calibration.PERCENTILE: {"symmetric": False, "percentile": 99.99},
+        Calibration.ENTROPY: {"num_bins": 256, "num_quantized_bins": 128},
+    }
+)
 
 _FOREIGN_ERRORS = (
     ort_errors.Fail,
@@ -35,6 +76,7 @@ _FOREIGN_ERRORS = (
     AttributeError,
     IndexError,
     KeyError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,
@@ -47,6 +89,9 @@ def quantize_static(
     calibration: Array,
     *,
     is_range_reduced: bool = False,
+    is_signed: bool = False,
+    method: Calibration = Calibration.MINMAX,
+    ranges: Path | None = None,
     exclude_nodes: tuple[str, ...] = (),
 ) -> bytes:
     """Return the static int8 form of an fp32 model.
@@ -56,13 +101,17 @@ def quantize_static(
         calibration: inputs as the model takes them, (n, ...); they set the activations' ranges,
             so they must look like what the device will see. Some hundred are enough.
         is_range_reduced: 7-bit weights, for x86 processors without VNNI.
+        is_signed: signed activations, for Arm.
+        method: how ranges are found.
+        ranges: a file to keep them in, or to take them from where it is there: of the same model
+            and method.
         exclude_nodes: names of nodes that stay fp32.
 
     Raises RefusedError `quantizer.failed`.
     """
     try:
         model = onnx.load_from_string(model_bytes)
-        name = _input_name(model)
+        name, items = _input_name(model), calibration[: RANGE_ITEMS_MAX[method]]
         with tempfile.TemporaryDirectory(prefix="isthmus-quantize-") as folder:
             modern, prepared, result = (
                 Path(folder) / f"{stage}.onnx" for stage in ("modern", "prepared", "int8")
@@ -70,19 +119,23 @@ def quantize_static(
             onnx.save_model(_modern(model), modern)
             # Symbolic shape inference would need sympy; ONNX's own is enough here.
             quant_pre_process(modern, prepared, skip_symbolic_shape=True)
+            kept = ranges or Path(folder) / "ranges.json"
+            if not kept.exists():
+                calibrate.save_tensors_data(_find_ranges(prepared, name, items, method), kept)
             ort.quantize_static(
                 prepared,
                 result,
-                _Reader(name, calibration),
+                None,
                 quant_format=ort.QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=is_range_reduced,
-                activation_type=ort.QuantType.QUInt8,
+                activation_type=ort.QuantType.QInt8 if is_signed else ort.QuantType.QUInt8,
                 weight_type=ort.QuantType.QInt8,
-                nodes_to_exclude=list(exclude_nodes),
-                calibrate_method=ort.CalibrationMethod.MinMax,
+                nodes_to_exclude=[*exclude_nodes, *_folded(model)],
+                calibrate_method=_METHODS[method],
+                calibration_cache_path=kept,
             )
-            return result.read_bytes()
+            return take_bytes(result.read_bytes())
     except _FOREIGN_ERRORS as error:
         raise _failed(error) from error
 
@@ -107,12 +160,29 @@ def quantize_dynamic(model_bytes: bytes) -> bytes:
                 plain,
                 result,
                 op_types_to_quantize=["MatMul", "Gemm", "Attention", "LSTM"],
+                nodes_to_exclude=_folded(plain),
                 per_channel=True,
                 weight_type=ort.QuantType.QInt8,
             )
             return result.read_bytes()
     except _FOREIGN_ERRORS as error:
         raise _failed(error) from error
+
+
+def _find_ranges(
+    prepared: Path, name: str, items: Array, method: Calibration
+) -> calibrate.TensorsData:
+    """Return the ranges of all activations, over `items`, (n, ...)."""
+    types = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    finder = calibrate.create_calibrator(
+        prepared,
+        types,
+        augmented_model_path=str(prepared.with_name("augmented.onnx")),
+        calibrate_method=_METHODS[method],
+        extra_options=_OPTIONS[method],
+    )
+    finder.collect_data(_Reader(name, items))
+    return finder.compute_data()
 
 
 class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -126,6 +196,10 @@ class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
     def get_next(self) -> dict[str, Array] | None:
         """Return the next item, or None at the end."""
         return next(self._feeds, None)
+
+
+def _folded(model: onnx.ModelProto) -> list[str]:
+    return [node.name for node in model.graph.node if node.name.startswith(PREFIX)]
 
 
 def _failed(error: Exception) -> RefusedError:

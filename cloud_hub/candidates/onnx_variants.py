@@ -25,6 +25,7 @@ from cloud_hub.candidates.evaluation_data import (
     Split,
     check_fit,
     decode_evaluation,
+    foretold,
     pick,
     split,
 )
@@ -35,11 +36,12 @@ from cloud_hub.candidates.examination import (
     VariantFacts,
 )
 from cloud_hub.candidates.onnx_evaluation import FOREIGN_ERRORS, draw_inputs
-from cloud_hub.candidates.onnx_forms import Form, build_forms, open_form
+from cloud_hub.candidates.onnx_forms import FirstForm, Form, build_forms, open_form, tokenize_of
 from shared.errors import ContractError, RefusedError
-from shared.model.spec import ModelSpec
+from shared.model.spec import ImageInput, ModelSpec
 
 Array = NDArray[np.generic]
+InputKind = tuple[str, tuple[int, ...]]  # Number type and shape
 
 TIMING_S_MAX = 20.0
 TIMING_ROUNDS_MIN = 5
@@ -47,22 +49,25 @@ TIMED_ITEMS = 8
 
 
 def measure_variants(
-    folder: Path, task: ExaminationTask, first: VariantFacts, model_bytes: bytes
+    folder: Path, task: ExaminationTask, first: VariantFacts, model_bytes: bytes, spec: ModelSpec
 ) -> EvaluationFacts:
     """Return facts about all forms; files of those that could be built are in `folder`.
 
-    `first` and `model_bytes` are the model as it came, examined already.
+    `first` and `model_bytes` are the model as it came, examined already, its preprocessing folded
+    in where `spec`, that of all forms, is not the task's.
     """
     try:
-        data = _read_set(folder, task.spec)
+        data = read_set(folder, spec)
     except ContractError as error:
         return EvaluationFacts(error=error.message, variants=(first,))
     parts = split(data.items) if data is not None else Split((), ())
-    forms = {first.name: open_form(model_bytes, task.spec)}
+    tokenize = tokenize_of(spec, folder / files.TOKENIZER)
+    forms = {first.name: open_form(model_bytes, spec, tokenize)}
     built = [first]
     if data is not None and first.model.precision == "fp32":
-        calibration = forms[first.name].tensors(data.items[list(parts.calibration)])
-        further, opened = build_forms(folder, task, model_bytes, calibration)
+        items = data.items[list(parts.calibration)]
+        given = FirstForm(first, forms[first.name], model_bytes, items, len(parts.held_out))
+        further, opened = build_forms(folder, task, given)
         built, forms = [first, *further], forms | opened
     old, old_error = _open_old(folder, task, data)
     held_out = pick(data, parts.held_out) if data is not None else None
@@ -70,7 +75,7 @@ def measure_variants(
         old_marks, old_error = _mark_old(old, held_out, old_error)
         old = None if old_error else old
         built = _count_all(built, forms, old_marks, held_out)
-    latencies_ms = _time(forms, old, _timed_items(held_out, task.spec, forms[first.name]), task)
+    latencies_ms = _time(forms, old, _timed_items(held_out, spec, forms[first.name]), task)
     return EvaluationFacts(
         items_count=len(parts.held_out),
         calibration_count=len(parts.calibration),
@@ -80,12 +85,12 @@ def measure_variants(
     )
 
 
-def _read_set(folder: Path, spec: ModelSpec) -> EvaluationData | None:
+def read_set(folder: Path, spec: ModelSpec) -> EvaluationData | None:
     """Return the set, or None where none is given."""
     path = folder / files.EVALUATION
     if not path.exists():
         return None
-    data = decode_evaluation(path.read_bytes())
+    data = foretold(decode_evaluation(path.read_bytes()), spec)
     check_fit(data, spec)
     return data
 
@@ -103,13 +108,21 @@ def _open_old(
     try:
         if data is not None:
             check_fit(data, old)
-        elif old.input_shape != new.input_shape:
+        elif _item_shape(old) != _item_shape(new):
             return None, "its input has another shape"
-        return open_form(path.read_bytes(), old), ""
+        tokenize = tokenize_of(old, folder / files.OLD_TOKENIZER)
+        return open_form(path.read_bytes(), old, tokenize), ""
     except ContractError as error:
         return None, error.message
     except FOREIGN_ERRORS as error:
         return None, str(error)
+
+
+def _item_shape(spec: ModelSpec) -> tuple[int, ...]:
+    """Return what an item looks like before any preprocessing, which may be in the graph."""
+    if isinstance(spec.input, ImageInput):
+        return (spec.input.height, spec.input.width)
+    return spec.input_shape
 
 
 def _mark_old(
@@ -136,6 +149,7 @@ def _count_all(
         form = forms[facts.name]
         try:
             answers = form.answer_all(held_out.items)
+            marks = mark(answers, held_out)
         except (RefusedError, *FOREIGN_ERRORS) as error:
             counted.append(replace(facts, error=str(error)))
             continue
@@ -147,7 +161,7 @@ def _count_all(
                 agreement_count=alike,
                 agreement_total=total,
                 slices=count_slices(
-                    mark(answers, held_out),
+                    marks,
                     old,
                     held_out,
                     classes_count=len(form.spec.output.classes),
@@ -157,24 +171,32 @@ def _count_all(
     return counted
 
 
-def _timed_items(held_out: EvaluationData | None, spec: ModelSpec, first: Form) -> dict[str, Array]:
-    """Return some input tensors by number type, (n, ...) each."""
-    if held_out is not None and held_out.labels.size:
-        return {first.dtype: first.tensors(held_out.items[:TIMED_ITEMS])}
-    return {first.dtype: draw_inputs(spec, dtype=first.dtype, items=TIMED_ITEMS)}
+def _timed_items(
+    held_out: EvaluationData | None, spec: ModelSpec, first: Form
+) -> dict[InputKind, Array]:
+    """Return some input tensors by what a model takes, (n, ...) each."""
+    kind = _kind(first)
+    if held_out is not None and held_out.items.size:
+        return {kind: first.tensors(held_out.items[:TIMED_ITEMS])}
+    return {kind: draw_inputs(spec, dtype=first.dtype, items=TIMED_ITEMS)}
+
+
+def _kind(form: Form) -> InputKind:
+    """Return what tells the tensors of forms apart."""
+    return form.dtype, form.spec.input_shape
 
 
 def _time(
-    forms: dict[str, Form], old: Form | None, items: dict[str, Array], task: ExaminationTask
+    forms: dict[str, Form], old: Form | None, items: dict[InputKind, Array], task: ExaminationTask
 ) -> dict[str, float]:
     """Return median times in ms by name; the old release's under files.OLD. See rule 3."""
     timed = dict(forms)
     if old is not None:
         timed[files.OLD] = old
-        # A release may scale in its graph where the other does not: its own tensors, same shape.
-        if old.dtype not in items:
+        # A release may scale in its graph where the other does not: its own tensors.
+        if _kind(old) not in items:
             drawn = draw_inputs(old.spec, dtype=old.dtype, items=TIMED_ITEMS)
-            items = {**items, old.dtype: drawn}
+            items = {**items, _kind(old): drawn}
     names = list(timed)
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     started_s = time.perf_counter()
@@ -183,7 +205,7 @@ def _time(
             break
         for place in range(len(names)):
             name = names[(turn + place) % len(names)]
-            pool = items[timed[name].dtype]
+            pool = items[_kind(timed[name])]
             index = turn % pool.shape[0]
             item = pool[index : index + 1]
             before_s = time.perf_counter()

@@ -27,8 +27,10 @@ class Beside:
     evaluation_bytes: bytes | None = None
     old_spec: ModelSpec | None = None  # Of the release it would replace
     old_bytes: bytes = b""
+    old_tokenizer_bytes: bytes | None = None
     pruned_bytes: bytes = b""  # Further fp32 forms, from the export process
     tuned_bytes: bytes = b""
+    tokenizer_bytes: bytes | None = None  # Of a text model that has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,13 @@ def examine(
     golden_bytes: bytes | None,
     settings: GateSettings,
     beside: Beside | None = None,
+    *,
+    is_folded: bool = True,
 ) -> Examined:
-    """Return what an examining process measured of an uploaded model."""
+    """Return what an examining process measured of an uploaded model.
+
+    `is_folded` is what the upload asked for; the settings may forbid it.
+    """
     beside = beside or Beside()
     has_set = beside.evaluation_bytes is not None
     seconds_max = settings.examination_s_max + (settings.evaluation_s_max if has_set else 0)
@@ -67,6 +74,9 @@ def examine(
         golden_items=settings.golden_items,
         timing_rounds=settings.timing_rounds,
         is_int8_built=settings.variants.is_int8_built,
+        is_folded=is_folded and settings.is_folded,
+        processor_forms_bytes_min=settings.variants.processor_forms_bytes_min,
+        calibration_agreement_enough=settings.variants.calibration_agreement_enough,
     )
     with tempfile.TemporaryDirectory(prefix="isthmus-examination-") as name:
         folder = Path(name)
@@ -86,8 +96,10 @@ def _write_beside(folder: Path, beside: Beside) -> None:
     given = {
         files.EVALUATION: beside.evaluation_bytes,
         files.OLD: beside.old_bytes,
+        files.OLD_TOKENIZER: beside.old_tokenizer_bytes,
         files.PRUNED: beside.pruned_bytes,
         files.TUNED: beside.tuned_bytes,
+        files.TOKENIZER: beside.tokenizer_bytes,
     }
     for name, data in given.items():
         if data:

@@ -19,20 +19,22 @@ from cloud_hub.candidates.candidate import (
     CandidateId,
     GateRefusedError,
     PassedCandidate,
+    PassedForm,
     Reason,
 )
 from cloud_hub.candidates.checkpoint import Checkpoint
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.candidates.gate_verdict import Background, Judgement
-from cloud_hub.candidates.process_examiner import Beside, Examined, examine
+from cloud_hub.candidates.gate_verdict import Background, Judgement, PublishedForm
+from cloud_hub.candidates.process_examiner import Beside, Examined, Form, examine
 from cloud_hub.candidates.process_exporter import export, tune
 from cloud_hub.candidates.variant_choice import wants_tuning
 from cloud_hub.sql_database import Database
 from shared.clock import Clock, now_ms
-from shared.errors import RefusedError
+from shared.errors import ContractError, RefusedError
 from shared.ids import LineageId, parse_model_name
-from shared.model.spec import ModelSpec, encode_spec
+from shared.model.spec import ImageInput, ModelSpec, TextInput, encode_spec
 from shared.release.digest import digest_of
+from shared.release.manifest import TOKENIZER_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Rivals:
     release: str = ""  # "digits:3"
     old_spec: ModelSpec | None = None
     old_bytes: bytes = b""
+    old_tokenizer_bytes: bytes | None = None
 
     def beside(self) -> Beside:
         """Return what the examining process is given."""
@@ -56,11 +59,20 @@ class Rivals:
             evaluation_bytes=self.evaluation_bytes,
             old_spec=self.old_spec,
             old_bytes=self.old_bytes,
+            old_tokenizer_bytes=self.old_tokenizer_bytes,
         )
 
     def background(self) -> Background:
         """Return what the gate is told."""
         return Background(evaluation_digest=self.evaluation_digest, release=self.release)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """What an upload may say beside its model, spec and golden set."""
+
+    is_folded: bool = True  # False: the model is published as it came, preprocessing outside
+    tokenizer_bytes: bytes | None = None  # tokenizer.json of a text model
 
 
 class CandidateService:
@@ -83,23 +95,29 @@ class CandidateService:
         golden_bytes: bytes | None,
         lineage_id: LineageId,
         rivals: Rivals | None = None,
+        options: UploadOptions | None = None,
     ) -> PassedCandidate:
         """Return an uploaded model that the gate let through, ready to be published.
 
         Takes seconds: the model is examined in a process of its own. Raises GateRefusedError
         `gate.refused`, whose candidate carries every reason.
         """
-        rivals = rivals or Rivals()
-        digest = content_digest(model_bytes, spec, golden_bytes)
+        rivals, options = rivals or Rivals(), options or UploadOptions()
+        check_tokenizer(options.tokenizer_bytes, spec)
+        digest = content_digest(model_bytes, spec, golden_bytes, options)
         verdict = gate.refuse_size(len(model_bytes), self._settings)
         if verdict is not None:
             return self._settle(spec, digest, lineage_id, Judgement(verdict, "", ""), None)
         with self._examinations:  # Each may take all the memory that one is allowed.
-            examined = examine(model_bytes, spec, golden_bytes, self._settings, rivals.beside())
+            beside = replace(rivals.beside(), tokenizer_bytes=options.tokenizer_bytes)
+            examined = examine(
+                model_bytes, spec, golden_bytes, self._settings, beside, is_folded=options.is_folded
+            )
         judgement = gate_verdict.judge(
             examined.examination, spec, self._settings, rivals.background()
         )
-        return self._settle(spec, digest, lineage_id, judgement, examined)
+        passed = self._settle(spec, digest, lineage_id, judgement, examined)
+        return replace(passed, tokenizer_bytes=options.tokenizer_bytes)
 
     def judge_trained(
         self,
@@ -179,10 +197,42 @@ class CandidateService:
             )
 
 
-def content_digest(model_bytes: bytes, spec: ModelSpec, golden_bytes: bytes | None) -> str:
+def check_tokenizer(data: bytes | None, spec: ModelSpec) -> None:
+    """Raise ContractError `release.tokenizer` if a file is no tokenizer, or not of this model."""
+    if data is None:
+        return
+    problem = ""
+    if not isinstance(spec.input, TextInput):
+        problem = "only models of texts have a tokenizer"
+    elif not 0 < len(data) <= TOKENIZER_BYTES_MAX:
+        problem = f"it must have 1 to {TOKENIZER_BYTES_MAX} bytes"
+    else:
+        try:
+            msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            problem = f"it is no JSON object ({error})"
+    if problem:
+        raise ContractError(
+            "release.tokenizer",
+            f"tokenizer: {problem}.",
+            remedy="Give the tokenizer.json that the tokenizers library saves.",
+        )
+
+
+def content_digest(
+    model_bytes: bytes,
+    spec: ModelSpec,
+    golden_bytes: bytes | None,
+    options: UploadOptions | None = None,
+) -> str:
     """Return what identifies an upload: the digest of its parts' digests."""
     golden = digest_of(golden_bytes) if golden_bytes is not None else "drawn"
-    parts = (digest_of(model_bytes), digest_of(encode_spec(spec)), golden)
+    parts = [digest_of(model_bytes), digest_of(encode_spec(spec)), golden]
+    options = options or UploadOptions()
+    if options.tokenizer_bytes is not None:
+        parts.append("tokenizer " + digest_of(options.tokenizer_bytes))
+    if not options.is_folded:
+        parts.append("not folded")
     return digest_of("\n".join(parts).encode())
 
 
@@ -198,12 +248,26 @@ def _passed(
 ) -> PassedCandidate:
     if not judgement.verdict.is_passed or examined is None:
         raise GateRefusedError(candidate)
-    form = examined.further.get(judgement.chosen)
+    first = Form(examined.model_bytes, examined.golden_bytes)
+    folded = examined.examination.spec
     return PassedCandidate(
         candidate=candidate,
-        spec=spec,
-        model_bytes=form.model_bytes if form else examined.model_bytes,
-        golden_bytes=form.golden_bytes if form else examined.golden_bytes,
+        spec=folded or spec,
+        forms=tuple(
+            _passed_form(said, examined.further.get(said.name, first)) for said in judgement.forms
+        ),
+        trained_input=spec.input if folded and isinstance(spec.input, ImageInput) else None,
+    )
+
+
+def _passed_form(said: PublishedForm, form: Form) -> PassedForm:
+    return PassedForm(
+        precision=said.precision,
+        model_bytes=form.model_bytes,
+        golden_bytes=form.golden_bytes,
+        agreement=said.agreement,
+        calibration=said.calibration,
+        architectures=said.architectures,
     )
 
 

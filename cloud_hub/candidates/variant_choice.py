@@ -3,26 +3,33 @@
 1. The model as it came is published unless another form is worth it.
 2. Another form must decide nearly always as the first (`agreement_min`) and lose hardly any
    accuracy (`accuracy_loss_max`). Of detectors: find nearly all boxes that the first finds and
-   hardly any other, and lose hardly any mean average precision (`map_loss_max`).
+   hardly any other, and lose hardly any mean average precision (`map_loss_max`). Of numbers and
+   masks: lose hardly any of the mean score of an item, within `accuracy_loss_max` too.
 3. It must gain something: `speedup_min`, or `size_gain_min` while not being slower than
    `slowdown_max` allows; below `latency_floor_ms` slower does not matter.
 4. Of those the fastest is taken where one gains speed, else the smallest; of forms that are hardly
-   larger than it (`size_tie_max`), the fastest.
+   larger than it (`size_tie_max`), the fastest. Forms for particular processors are not: what the
+   hub measures of them says little.
+5. Published beside it are all forms that hold rule 2, whether they gain anything here or not: each
+   device measures them itself. First the chosen one, then by time, those for particular processors
+   last; of int8 and int8-qat, which are one precision, the better. The model as it came is always
+   among them, unless what the gate says of it on held-out items (`is_fit`) speaks against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
 
 from msgspec import Meta
 
-from cloud_hub.candidates.candidate import VariantRow
+from cloud_hub.candidates.candidate import ItemScores, Measure, VariantRow
 from cloud_hub.candidates.examination import EvaluationFacts, VariantFacts
 from shared.settings import Settings
 from shared.wire.limits import Share
 
 INT8 = "int8"
 TUNED = "int8-qat"
+PRECISIONS = {TUNED: INT8}  # Where a form's precision is not its name
 
 
 class VariantSettings(Settings, frozen=True):
@@ -38,6 +45,10 @@ class VariantSettings(Settings, frozen=True):
     # LeNet: int8 was 1.03 x smaller than int8-dynamic and took twice the time.
     size_tie_max: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.1
     is_int8_built: bool = True
+    # Calibration: where MinMax agrees as well on the calibration part, nothing else is tried
+    calibration_agreement_enough: Share = 0.99
+    # Digits of 140 kB: int8 of any kind was slower than fp32, on any processor
+    processor_forms_bytes_min: Annotated[int, Meta(ge=0)] = 256 << 10
 
 
 def choose(
@@ -46,11 +57,13 @@ def choose(
     """Return the form to publish, and a row about each form, as they were built."""
     first = facts.variants[0]
     texts = {one.name: why_not(one, first, facts, settings) for one in facts.variants[1:]}
-    worth = [one for one in facts.variants[1:] if not texts[one.name]]
+    worth = [one for one in facts.variants[1:] if not texts[one.name] and not one.architectures]
     chosen = _best(worth, first, settings) if worth else first
     rows = []
     for one in facts.variants:
         text = texts.get(one.name) or "another form is better still"
+        if one.architectures and not texts[one.name]:
+            text = f"for {', '.join(one.architectures)}"
         if one is chosen:
             text = "the model as it came" if one is first else _gain(one, first)
         elif one is first:
@@ -59,27 +72,63 @@ def choose(
     return chosen, tuple(rows)
 
 
+def published(
+    chosen: VariantFacts,
+    facts: EvaluationFacts,
+    settings: VariantSettings,
+    is_fit: Callable[[VariantFacts], bool],
+) -> tuple[VariantFacts, ...]:
+    """Return all forms to publish, best first, `chosen` at the head; rule 5."""
+    first = facts.variants[0]
+    others = [
+        one
+        for one in facts.variants
+        if one is not chosen and (one is first or not unlike(one, first, facts, settings))
+    ]
+    others = [one for one in others if is_fit(one)]
+    others.sort(key=lambda one: (bool(one.architectures), one.latency_ms or 0.0, one.name))
+    kept: dict[str, VariantFacts] = {}
+    for one in (chosen, *others):
+        kept.setdefault(precision_of(one, first), one)
+    return tuple(kept.values())
+
+
+def precision_of(one: VariantFacts, first: VariantFacts) -> str:
+    """Return what a form is called in its release; a model that came as int8 is "int8"."""
+    return one.model.precision if one is first else PRECISIONS.get(one.name, one.name)
+
+
 def why_not(
     one: VariantFacts, first: VariantFacts, facts: EvaluationFacts, settings: VariantSettings
 ) -> str:
     """Return why a form is not worth publishing in place of the first, or ""."""
+    text = unlike(one, first, facts, settings)
+    if text:
+        return text
+    is_small_enough = one.artifact_bytes * settings.size_gain_min <= first.artifact_bytes
+    slow_ms = max((first.latency_ms or 0.0) * settings.slowdown_max, settings.latency_floor_ms)
+    if _is_fast(one, first, settings) or (is_small_enough and (one.latency_ms or 0.0) <= slow_ms):
+        return ""
+    return f"it gains too little: {_gain(one, first)}"
+
+
+def unlike(
+    one: VariantFacts, first: VariantFacts, facts: EvaluationFacts, settings: VariantSettings
+) -> str:
+    """Return why a form may not stand for the first at all, or ""; rule 2."""
     if one.error:
         return one.error
     if not facts.items_count:
         return "no held-out items to judge it by"
     agreement, least = agreement_of(one, facts), settings.agreement_min
     if agreement < least:
-        things = "boxes" if _has_boxes(one) else "items"
+        things = _things(one)
         return f"it agrees on {agreement:.3f} of the {things}, {least:g} is the least"
     lost, most = accuracy_loss(one, first), _loss_max(one, settings)
     if lost > most:
-        what = "mAP@.5" if _has_boxes(one) else "accuracy"
+        what = "mAP@.5" if _has_boxes(one) else "the score" if _scores(one) else "accuracy"
         return f"it loses {lost:.3f} of {what}, {most:g} is the most"
-    is_small_enough = one.artifact_bytes * settings.size_gain_min <= first.artifact_bytes
-    slow_ms = max((first.latency_ms or 0.0) * settings.slowdown_max, settings.latency_floor_ms)
-    if _is_fast(one, first, settings) or (is_small_enough and (one.latency_ms or 0.0) <= slow_ms):
-        return ""
-    return f"it gains too little: {_gain(one, first)}"
+    return ""
 
 
 def wants_tuning(facts: EvaluationFacts, settings: VariantSettings) -> bool:
@@ -101,19 +150,35 @@ def agreement_of(one: VariantFacts, facts: EvaluationFacts) -> float:
 def accuracy_loss(one: VariantFacts, first: VariantFacts) -> float:
     """Return how much less accurate a form is than the first, on the same held-out items.
 
-    Of detectors: how much mean average precision it loses.
+    Of detectors: how much mean average precision it loses; of numbers and masks, of their score.
     """
     if not one.slices or not first.slices or not first.slices[0].items_count:
         return 0.0
     boxes, boxes_first = one.slices[0].boxes, first.slices[0].boxes
     if boxes is not None and boxes_first is not None:
         return boxes_first.new.mean_average_precision - boxes.new.mean_average_precision
+    scores, scores_first = _scores(one), _scores(first)
+    if scores is not None and scores_first is not None:
+        return scores_first.mean - scores.mean
     lost = first.slices[0].right_count - one.slices[0].right_count
     return lost / first.slices[0].items_count
 
 
 def _has_boxes(one: VariantFacts) -> bool:
     return bool(one.slices) and one.slices[0].boxes is not None
+
+
+def _scores(one: VariantFacts) -> ItemScores | None:
+    scores = one.slices[0].scores if one.slices else None
+    return scores.new if scores is not None else None
+
+
+def _things(one: VariantFacts) -> str:
+    """Return what forms agree on."""
+    scores = one.slices[0].scores if one.slices else None
+    if scores is not None and scores.measure is Measure.PICTURE_IOU:
+        return "pixels"
+    return "boxes" if _has_boxes(one) else "items"
 
 
 def _loss_max(one: VariantFacts, settings: VariantSettings) -> float:
@@ -152,6 +217,7 @@ def _row(one: VariantFacts, facts: EvaluationFacts, text: str) -> VariantRow:
         text=text,
         artifact_bytes=one.artifact_bytes,
         latency_ms=one.latency_ms,
+        calibration=one.calibration,
     )
     if not one.slices or not facts.items_count:
         return row
@@ -159,8 +225,9 @@ def _row(one: VariantFacts, facts: EvaluationFacts, text: str) -> VariantRow:
     boxes, areas = counts.boxes, counts.roc_areas
     return replace(
         row,
-        accuracy=counts.right_count / facts.items_count if boxes is None else None,
+        accuracy=counts.right_count / facts.items_count if counts.paired is None else None,
         agreement=agreement_of(one, facts),
         boxes=boxes.new if boxes else None,
         roc_area=areas.new if areas else None,
+        scores=_scores(one),
     )

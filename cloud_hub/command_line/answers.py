@@ -113,6 +113,32 @@ class DeviceModels(msgspec.Struct, frozen=True):
     models: tuple[DeviceModel, ...]
 
 
+class Pipeline(msgspec.Struct, frozen=True):
+    """One pipeline of a device."""
+
+    name: str
+    model: str
+    is_ordered: bool
+    state: str
+    detail: str
+    changed_ms: int | None
+    changed_by: str | None
+
+
+class Pipelines(msgspec.Struct, frozen=True):
+    """A device's pipelines."""
+
+    device_id: str
+    pipelines: tuple[Pipeline, ...]
+
+
+class OrderedPipelines(msgspec.Struct, frozen=True):
+    """Of whom a pipeline is ordered now."""
+
+    name: str
+    devices: tuple[str, ...]
+
+
 class OpenToken(msgspec.Struct, frozen=True):
     """A join token that nobody used yet."""
 

@@ -32,7 +32,11 @@ def add_model(args: argparse.Namespace) -> int:
     files = [("model", args.model), ("spec", args.spec)]
     if args.golden is not None:
         files.append(("golden", args.golden))
+    if args.tokenizer is not None:
+        files.append(("tokenizer", args.tokenizer))
     fields = {"metrics": msgspec.json.encode(dict(args.metric)).decode(), "notes": args.notes}
+    if args.no_fold:
+        fields["fold"] = "false"
     with context.hub as hub:
         answer = hub.upload("/api/v1/releases", Release, files=files, fields=fields)
     release, output = answer.value, context.output
@@ -139,6 +143,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="GOLDEN.npz",
         help="inputs with the outputs every device must reproduce; drawn by the hub if not given",
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="TOKENIZER.json", help="of a model of texts that has one"
+    )
+    parser.add_argument(
+        "--no-fold",
+        action="store_true",
+        help="publish a picture model as it is, its preprocessing outside",
     )
     parser.add_argument(
         "--metric",

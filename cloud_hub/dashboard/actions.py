@@ -1,6 +1,6 @@
 """What the dashboard's forms do: the same acts as the API's, then back to a page."""
 
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Any, Literal, assert_never
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
@@ -14,8 +14,11 @@ from cloud_hub.rollouts.order import FailureLimit, RolloutOrder
 from cloud_hub.rollouts.waves import parse_wave
 from shared.errors import ContractError
 from shared.ids import DeviceId, RolloutId, parse_group_name, parse_model_name
+from shared.settings import parse_toml
 
 routes = APIRouter()
+
+PIPELINE_CHARS_MAX = 16_000
 
 Text = Annotated[str, Form(max_length=1000, pattern=PROSE_PATTERN)]
 Act = Literal["hold", "resume", "resume-excusing", "undo", "cancel"]
@@ -44,6 +47,33 @@ def revoke(device_id: NamePath, services: ServicesDep, acting: ActingDep) -> Res
     """Take a device out, for good."""
     with acting.act("device.revoke", device_id):
         services.devices.revoke(DeviceId(device_id))
+    return _to(f"/devices/{device_id}")
+
+
+@routes.post("/devices/{device_id}/pipelines")
+def order_pipeline(
+    device_id: NamePath,
+    services: ServicesDep,
+    acting: ActingDep,
+    settings: Annotated[str, Form(max_length=PIPELINE_CHARS_MAX)],
+) -> Response:
+    """Order a pipeline, written as TOML."""
+    with acting.act("pipeline.order", device_id):
+        services.rollouts.pipelines.set(
+            [DeviceId(device_id)],
+            parse_toml(settings.encode(), dict[str, Any], name="the pipeline"),
+            by=acting.operator.name,
+        )
+    return _to(f"/devices/{device_id}")
+
+
+@routes.post("/devices/{device_id}/pipelines/{name}/remove")
+def remove_pipeline(
+    device_id: NamePath, name: NamePath, services: ServicesDep, acting: ActingDep
+) -> Response:
+    """Take an ordered pipeline back."""
+    with acting.act("pipeline.remove", device_id, name):
+        services.rollouts.pipelines.remove(DeviceId(device_id), name)
     return _to(f"/devices/{device_id}")
 
 

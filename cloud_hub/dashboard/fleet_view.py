@@ -1,9 +1,11 @@
 """What the fleet's and one device's pages show, gathered from the services."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cloud_hub.api.pipelines import pipelines_out
 from cloud_hub.api.services import PartStatus, Services
 from cloud_hub.dashboard.charts import Spark, spark
 from cloud_hub.devices.device import Device, DeviceState
@@ -16,7 +18,15 @@ from cloud_hub.telemetry.sql_store import Told
 from shared.clock import now_ms
 from shared.ids import DeviceId
 from shared.release.receipt import ReceiptOutcome
-from shared.wire.records import DecisionRecord, EventRecord, HostRecord, Outcome, TelemetryRecord
+from shared.wire.records import (
+    DecisionRecord,
+    Detected,
+    EventRecord,
+    HostRecord,
+    Outcome,
+    TelemetryRecord,
+    Tracked,
+)
 
 ROWS_MAX = 100  # Of the fleet's table; search finds the others
 SPARK_WINDOWS = 30
@@ -66,6 +76,23 @@ class FleetView:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineRow:
+    """One pipeline of a device."""
+
+    name: str
+    model: str
+    state: str
+    detail: str
+    settings_text: str  # Of one that the hub orders, as JSON for reading; else empty
+    changed_by: str | None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the hub orders it."""
+        return bool(self.settings_text)
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceView:
     """One device's page."""
 
@@ -80,6 +107,7 @@ class DeviceView:
     events: tuple[Told[EventRecord], ...]
     receipts: tuple[ReceiptFact, ...]
     why: tuple[str, ...]
+    pipelines: tuple[PipelineRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +194,17 @@ def view_device(services: Services, device_id: DeviceId) -> DeviceView:
         events=services.telemetry.events(device_id, limit=EVENTS_SHOWN),
         receipts=services.rollouts.receipts(device_id, limit=RECEIPTS_SHOWN),
         why=tuple(why[:WHY_SHOWN]),
+        pipelines=tuple(
+            PipelineRow(
+                name=one.name,
+                model=one.model,
+                state=one.state,
+                detail=one.detail,
+                settings_text=json.dumps(one.settings, indent=1) if one.settings else "",
+                changed_by=one.changed_by,
+            )
+            for one in pipelines_out(services, device_id).pipelines
+        ),
     )
 
 
@@ -187,7 +226,11 @@ def view_chart(services: Services, device_id: DeviceId) -> LatencyChart:
 
 def count_labels(outcome: Outcome) -> list[tuple[str, int]]:
     """Return what was detected, the most frequent first."""
-    return Counter(box.label for box in getattr(outcome, "boxes", ())).most_common(6)
+    match outcome:
+        case Detected(boxes=found) | Tracked(tracks=found):
+            return Counter(one.label for one in found).most_common(6)
+        case _:
+            return []
 
 
 def _series(name: str, told: Sequence[Told[TelemetryRecord]]) -> LatencySeries:

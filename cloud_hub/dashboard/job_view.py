@@ -19,6 +19,7 @@ from cloud_hub.candidates.candidate import Candidate, SliceRow, VariantRow
 from cloud_hub.candidates.checkpoint import Checkpoint
 from cloud_hub.dashboard.job_charts import LineChart, SpreadChart, line_chart, spread_chart
 from cloud_hub.releases.release import Release
+from cloud_hub.rollouts.fits import PooledFit
 from cloud_hub.training.cloud.cloud_job import CloudJob
 from cloud_hub.training.job import Job, JobDevice, JobId, JobState, RoundSummary
 from cloud_hub.training.job_folder import JobEvent
@@ -136,6 +137,7 @@ class CandidatePage:
     release: Release | None
     jobs: tuple[Job, ...]
     cloud_job: CloudJob | None  # That made it
+    fits: tuple[PooledFit, ...]  # What devices measured of its release, by hardware
 
 
 def view_jobs(services: Services) -> tuple[JobRow, ...]:
@@ -214,6 +216,7 @@ def view_candidate(services: Services, candidate_id: str) -> CandidatePage:
     """Return one Candidate. Raises RefusedError `candidate.unknown`."""
     candidate = services.releases.candidates.get(candidate_id)
     verdict = candidate.verdict
+    release = find_release(services, candidate)
     return CandidatePage(
         candidate=candidate,
         sentence=verdict_text(verdict),
@@ -222,13 +225,14 @@ def view_candidate(services: Services, candidate_id: str) -> CandidatePage:
         remarks=tuple((reason_text(remark), remark.code) for remark in verdict.remarks),
         slices=tuple((row, compared_texts(row), slice_text(row)) for row in verdict.slices),
         variants=tuple((row, quality_text(row)) for row in verdict.variants),
-        release=find_release(services, candidate),
+        release=release,
         jobs=tuple(
             job
             for job in services.training.jobs_of(candidate.lineage_id)
             if find_candidate(services, job) == candidate
         ),
         cloud_job=job_of_candidate(services, candidate),
+        fits=services.rollouts.fits(release.model, release.version) if release else (),
     )
 
 

@@ -58,6 +58,12 @@ def labels_of(manifest: Manifest, spec: ModelSpec) -> NDArray[np.int64]:
     )
     if spec.task is Task.ANOMALY:
         return found
+    if spec.task is not Task.CLASSIFICATION:
+        raise ContractError(
+            "dataset.task",
+            f"Datasets hold classes and boxes; the task {spec.task} needs another truth.",
+            remedy="Train such a model elsewhere and upload it.",
+        )
     used = {int(label) for label in np.unique(found) if label != UNLABELLED}
     mapped = class_map(manifest, spec, used)
     return np.where(found == UNLABELLED, UNLABELLED, mapped[found])

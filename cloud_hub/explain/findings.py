@@ -23,6 +23,7 @@ from cloud_hub.explain.report import (
     SliceScores,
 )
 from cloud_hub.explain.slices import score_slices, slice_names
+from shared.errors import RefusedError
 from shared.model.metrics import confusion
 from shared.model.postprocess import Boxes
 from shared.model.spec import Decoder, ImageInput, ModelSpec, Task
@@ -74,6 +75,12 @@ def kind_of(spec: ModelSpec, manifest: Manifest) -> Kind:
             is_score = spec.output.decoder is Decoder.SCORE
             is_number = is_score and len(manifest.classes) > len(ANOMALY_CLASSES)
             return Kind.NUMBERS if is_number else Kind.ANOMALIES
+        case Task.REGRESSION | Task.FORECAST | Task.SEGMENTATION:
+            raise RefusedError(
+                "explain.task",
+                f"There is no report for the task {spec.task}: datasets hold no such truth.",
+                remedy="Ask for a report on a model of another task.",
+            )
 
 
 def class_findings(

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import UNSET
 
 from cloud_hub.candidates.candidate import Candidate, CandidateId, PassedCandidate, Verdict
 from shared.errors import ContractError
 from shared.ids import LineageId, ModelName
 from shared.release.digest import digest_of
-from shared.release.manifest import FileEntry, Manifest, Variant, file_path
+from shared.release.manifest import TOKENIZER, FileEntry, Manifest, Variant, file_path
 from shared.wire.limits import LongText, Number, ShortText
 
 METRICS_MAX = 64
@@ -90,21 +91,37 @@ def make_manifest(
     created_ms: int,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a new release, and its other files by path."""
-    model, precision = passed.candidate.model, passed.candidate.precision
-    artifact = file_path(model, version, f"{precision}.onnx")
-    golden = file_path(model, version, f"{precision}.npz")
-    files = {artifact: passed.model_bytes, golden: passed.golden_bytes}
-    entries = {path: _entry(path, data) for path, data in files.items()}
-    variant = Variant(precision=precision, artifact=entries[artifact], golden=entries[golden])
+    model = passed.candidate.model
+    files: dict[str, bytes] = {}
+
+    def entry(name: str, data: bytes) -> FileEntry:
+        path = file_path(model, version, name)
+        files[path] = data
+        return FileEntry(path=path, digest=digest_of(data), file_bytes=len(data))
+
+    variants = tuple(
+        Variant(
+            precision=form.precision,
+            artifact=entry(f"{form.precision}.onnx", form.model_bytes),
+            golden=entry(f"{form.precision}.npz", form.golden_bytes),
+            agreement=UNSET if form.agreement is None else form.agreement,
+            calibration=form.calibration or UNSET,
+            architectures=form.architectures or UNSET,
+        )
+        for form in passed.forms
+    )
+    tokenizer = passed.tokenizer_bytes
     manifest = Manifest(
         model=model,
         version=version,
         lineage_id=passed.candidate.lineage_id,
         created_ms=created_ms,
         spec=passed.spec,
-        variants=(variant,),
+        variants=variants,
         metrics=metrics,
         notes=notes,
+        tokenizer=UNSET if tokenizer is None else entry(TOKENIZER, tokenizer),
+        folded=passed.trained_input or UNSET,
     )
     return manifest, files
 
@@ -132,7 +149,3 @@ def describe(
 def signed_notes(candidate: Candidate) -> dict[str, str]:
     """Return what is signed beside a manifest's digest: which candidate it came from."""
     return {"candidate": candidate.candidate_id, "content": candidate.content_digest}
-
-
-def _entry(path: str, data: bytes) -> FileEntry:
-    return FileEntry(path=path, digest=digest_of(data), file_bytes=len(data))

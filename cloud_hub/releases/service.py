@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from cloud_hub.candidates.candidate import PassedCandidate, Verdict
 from cloud_hub.candidates.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from cloud_hub.candidates.gate import GateSettings
 from cloud_hub.candidates.service import (
     CandidateService,
     Rivals,
+    UploadOptions,
     content_digest,
     trained_digest,
 )
@@ -99,6 +101,7 @@ class ReleaseService:
         metrics: Mapping[str, float],
         notes: str,
         lineage_id: LineageId | None,
+        options: UploadOptions | None = None,
     ) -> Release:
         """Return the release that came of an uploaded model; takes seconds.
 
@@ -109,13 +112,14 @@ class ReleaseService:
             metrics: numbers about it that people want to see, by name.
             notes: what people want to know about it.
             lineage_id: what it came from, or None where nothing is known.
+            options: a tokenizer, or that preprocessing stays out of the graph.
 
-        Raises ContractError (spec, metrics, notes not understood), GateRefusedError
+        Raises ContractError (spec, tokenizer, metrics, notes not understood), GateRefusedError
         `gate.refused` with reasons, TransientError, RefusedError `release.too_many`.
         """
         spec = parse_spec(spec_bytes)
         checked = rules.check_description(metrics, notes)
-        digest = content_digest(model_bytes, spec, golden_bytes)
+        digest = content_digest(model_bytes, spec, golden_bytes, options)
         found = self._find_content(spec.model, digest)
         if found is not None:
             return found
@@ -125,6 +129,7 @@ class ReleaseService:
             golden_bytes=golden_bytes,
             lineage_id=lineage_id or new_lineage_id(),
             rivals=self._rivals(spec.model),
+            options=options,
         )
         with self._publishing:
             # Someone may have sent the same bytes while the gate was busy with ours.
@@ -256,6 +261,11 @@ class ReleaseService:
             release=old.name,
             old_spec=manifest.spec,
             old_bytes=self._repository.read(manifest.variants[0].artifact.path),
+            old_tokenizer_bytes=(
+                None
+                if manifest.tokenizer is UNSET
+                else self._repository.read(manifest.tokenizer.path)
+            ),
         )
 
     def _replaced(self, model: str) -> Release | None:

@@ -15,6 +15,7 @@ from cloud_hub.devices.service import DeviceService
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.rollouts import plan as plans
 from cloud_hub.rollouts import (
+    sql_fits,
     sql_history,
     sql_reports,
     sql_rollouts,
@@ -23,8 +24,10 @@ from cloud_hub.rollouts import (
 )
 from cloud_hub.rollouts.device_model import DeviceModel
 from cloud_hub.rollouts.draft import Plan
+from cloud_hub.rollouts.fits import PooledFit, pool
 from cloud_hub.rollouts.intake import ReportIntake
 from cloud_hub.rollouts.order import RolloutOrder, check_order
+from cloud_hub.rollouts.pipeline_orders import PipelineOrders
 from cloud_hub.rollouts.publisher import TargetPublisher
 from cloud_hub.rollouts.rollout import (
     ReleaseRef,
@@ -72,6 +75,7 @@ class RolloutController:
         self._clock = clock
         self._intake = ReportIntake(database, devices, releases, clock, training)
         self._publisher = TargetPublisher(database, devices, link, clock)
+        self.pipelines = PipelineOrders(database, devices, self._publisher, clock)
         self._ticker = Ticker(database, devices, telemetry, self._publisher, clock, training)
 
     # What people ask
@@ -229,6 +233,15 @@ class RolloutController:
         """Return how many receipts were verified, for one rollout or ever."""
         with self._database.read() as connection:
             return sql_reports.count_receipts(connection, rollout_id)
+
+    def fits(self, model: ModelName, version: int) -> tuple[PooledFit, ...]:
+        """Return what devices measured of a release, by hardware; most devices first.
+
+        Raises RefusedError `release.unknown`.
+        """
+        release = self._releases.get(model, version)
+        with self._database.read() as connection:
+            return pool(sql_fits.read_fits(connection, release.manifest_digest))
 
     @property
     def pending(self) -> int:

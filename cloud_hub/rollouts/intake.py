@@ -11,10 +11,11 @@ import threading
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from msgspec import UNSET
 
 from cloud_hub.devices.service import DeviceService
 from cloud_hub.releases.service import ReleaseService
-from cloud_hub.rollouts import sql_reports, sql_targets
+from cloud_hub.rollouts import sql_fits, sql_reports, sql_targets
 from cloud_hub.rollouts.receipts import check_receipt
 from cloud_hub.rollouts.sql_reports import Incoming, Proof
 from cloud_hub.rollouts.sql_rollouts import find_claims
@@ -28,6 +29,7 @@ from shared.ids import DeviceId, ModelName
 from shared.release.manifest import Manifest
 from shared.release.receipt import Receipt, ReceiptOutcome
 from shared.wire.codec import Received
+from shared.wire.fit import FitReport
 from shared.wire.report import ModelReport, Report, SignedReceipt
 
 log = logging.getLogger(__name__)
@@ -86,11 +88,14 @@ class ReportIntake:
             report=report,
         )
         checked = {model.model: self._check(device_id, model) for model in report.models}
+        fits = [fit for model in report.models if (fit := self._fit_of(model)) is not None]
         try:
             with self._database.begin() as connection:
                 if not sql_reports.is_newer(connection, incoming):
                     return False
                 _store(connection, incoming, checked)
+                for fit in fits:
+                    sql_fits.put_fit(connection, device_id, fit, received_ms=incoming.received_ms)
                 if self._training is not None and isinstance(report.learning, tuple):
                     self._training.on_report(connection, device_id, report.learning)
         except sa.exc.DataError as error:
@@ -112,6 +117,16 @@ class ReportIntake:
         except (IntegrityError, ContractError, RefusedError) as error:
             return _Checked(signed=signed, problem=f"{error.message} [{error.code}]")
         return _Checked(signed=signed, receipt=receipt)
+
+    def _fit_of(self, claim: ModelReport) -> FitReport | None:
+        """Return the table a device sent, if it is of a release that there is."""
+        if claim.fit is UNSET:
+            return None
+        try:
+            release = self._releases.get(claim.model, claim.fit.version)
+        except RefusedError:
+            return None
+        return claim.fit if release.manifest_digest == claim.fit.manifest_digest else None
 
     def _find_known(
         self, device_id: DeviceId, claim: ModelReport, signed: SignedReceipt

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from cloud_hub.rollouts.timeline import TEXT_CHARS_MAX
 from cloud_hub.sql_database import METADATA
 from shared.ids import NAME_CHARS_MAX
+from shared.wire.fit import FINGERPRINT_CHARS
 
 DIGEST_CHARS = 64
 CODE_CHARS_MAX = 80
@@ -101,6 +102,16 @@ device_learning = sa.Table(
     sa.Column("orders_json", sa.Text, nullable=False),
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
 )
+# What the hub would have devices run beside their own pipelines.
+device_pipelines = sa.Table(
+    "device_pipelines",
+    METADATA,
+    sa.Column("device_id", sa.String(NAME_CHARS_MAX), primary_key=True),
+    sa.Column("name", sa.String(NAME_CHARS_MAX), primary_key=True),
+    sa.Column("settings_json", sa.Text, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_by", sa.String(NAME_CHARS_MAX), nullable=False),
+)
 target_revisions = sa.Table(
     "target_revisions",
     METADATA,
@@ -173,4 +184,15 @@ receipts = sa.Table(
     sa.UniqueConstraint("device_id", "payload_digest"),
     sa.Index("ix_receipts_device_id_effective_ms", "device_id", "effective_ms"),
     sa.Index("ix_receipts_manifest_digest", "manifest_digest"),
+)
+# What devices measured of releases' variants: the newest of each device and release.
+release_fits = sa.Table(
+    "release_fits",
+    METADATA,
+    sa.Column("device_id", sa.String(NAME_CHARS_MAX), primary_key=True),
+    sa.Column("manifest_digest", sa.String(DIGEST_CHARS), primary_key=True),
+    sa.Column("fingerprint", sa.String(FINGERPRINT_CHARS), nullable=False),
+    sa.Column("report_json", sa.Text, nullable=False),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_release_fits_manifest_digest_fingerprint", "manifest_digest", "fingerprint"),
 )

@@ -16,15 +16,18 @@ from msgspec import UNSET
 
 from cloud_hub.rollouts.draft import Assignment
 from cloud_hub.rollouts.rollout import Rollout
+from cloud_hub.rollouts.sql_fits import Hints
 from cloud_hub.rollouts.sql_store import (
     device_learning,
+    device_pipelines,
     device_reports,
     device_targets,
     target_revisions,
 )
 from cloud_hub.sql_database import upsert
 from shared.ids import DeviceId
-from shared.wire.target import LearningOrder, Target, TargetRelease, TrialPolicy
+from shared.wire.fit import FitHint
+from shared.wire.target import LearningOrder, PipelineOrder, Target, TargetRelease, TrialPolicy
 
 CHUNK_ROWS = 500  # Device ids in one IN (…)
 REVISION_MAX = 2**53 - 1  # What the wire can carry; a device that reports more is lying.
@@ -54,7 +57,7 @@ def assign(
         for assignment in assignments
     ]
     # Revisions first: their rows are what two hub processes wait for (rule 3).
-    _raise_revisions(connection, [assignment.device_id for assignment in assignments])
+    raise_revisions(connection, [assignment.device_id for assignment in assignments])
     columns = [c.name for c in device_targets.columns if not c.primary_key]
     upsert(connection, device_targets, rows, key=["device_id", "model"], update=columns)
 
@@ -90,7 +93,7 @@ def assign_learning(
     now_ms: int,
 ) -> None:
     """Write what devices are to learn, and raise their revisions; nothing is a row that is gone."""
-    _raise_revisions(connection, list(changes))
+    raise_revisions(connection, list(changes))
     for chunk in _chunks([device_id for device_id, orders in changes.items() if not orders]):
         connection.execute(sa.delete(device_learning).where(device_learning.c.device_id.in_(chunk)))
     rows = [
@@ -113,7 +116,23 @@ def _read_learning(
     return {row.device_id: _LEARNING.decode(row.orders_json) for row in connection.execute(query)}
 
 
-def _raise_revisions(connection: sa.Connection, devices: Sequence[DeviceId]) -> None:
+def _read_orders(
+    connection: sa.Connection, devices: Sequence[str]
+) -> dict[str, tuple[PipelineOrder, ...]]:
+    query = (
+        sa.select(device_pipelines)
+        .where(device_pipelines.c.device_id.in_(devices))
+        .order_by(device_pipelines.c.device_id, device_pipelines.c.name)
+    )
+    found: dict[str, tuple[PipelineOrder, ...]] = {}
+    for row in connection.execute(query):
+        order = PipelineOrder(name=row.name, settings=row.settings_json.encode())
+        found[row.device_id] = (*found.get(row.device_id, ()), order)
+    return found
+
+
+def raise_revisions(connection: sa.Connection, devices: Sequence[DeviceId]) -> None:
+    """Make the Targets of `devices` new ones; see rule 1."""
     for chunk in _chunks(devices):
         rows = [
             {"device_id": device_id, "revision": 0, "published_revision": 0, "published_ms": 0}
@@ -206,9 +225,12 @@ def lock_pending(
         .where(device_targets.c.version.is_not(None))
         .order_by(device_targets.c.device_id, device_targets.c.model)
     )
+    hints = Hints(connection, [DeviceId(device_id) for device_id in revision_of])
     for row in connection.execute(wanted):
-        releases[row.device_id].append(_to_release(row))
+        hint = hints.find(DeviceId(row.device_id), row.manifest_digest)
+        releases[row.device_id].append(_to_release(row, hint))
     learning = _read_learning(connection, list(revision_of))
+    orders = _read_orders(connection, list(revision_of))
     return tuple(
         (
             DeviceId(device_id),
@@ -216,6 +238,7 @@ def lock_pending(
                 revision=revision,
                 issued_ms=now_ms,
                 releases=tuple(releases[device_id]),
+                orders=orders.get(device_id, UNSET),
                 learning=learning.get(device_id, UNSET),
             ),
         )
@@ -235,13 +258,14 @@ def mark_published(
         )
 
 
-def _to_release(row: sa.Row[tuple[object, ...]]) -> TargetRelease:
+def _to_release(row: sa.Row[tuple[object, ...]], hint: FitHint | None) -> TargetRelease:
     return TargetRelease(
         model=row.model,
         version=row.version,
         manifest_digest=row.manifest_digest,
         rollout=row.rollout_id,
         trial=_TRIALS.decode(row.trial_json),
+        fit_hint=hint or UNSET,
     )
 
 

@@ -8,10 +8,20 @@ from cloud_hub.serving.messages import (
     Box,
     Classified,
     Detected,
+    Estimated,
     Scored,
+    Segmented,
 )
 from cloud_hub.serving.prepared import Prepared
-from shared.model.postprocess import Array, anomaly_score, class_scores, detected_boxes
+from shared.model.postprocess import (
+    Array,
+    anomaly_score,
+    class_scores,
+    detected_boxes,
+    estimated_values,
+    segmented,
+    shares_by_name,
+)
 from shared.model.spec import ModelSpec, Task
 
 
@@ -23,8 +33,15 @@ def answer_of(outputs: tuple[Array, ...], item: Prepared, spec: ModelSpec) -> An
         case Task.DETECTION:
             return _detected(outputs, item, spec)
         case Task.ANOMALY:
-            score = anomaly_score(outputs, item.tensor, spec)
+            score = anomaly_score(outputs, item.compared_with, spec)
             return Scored(score=score, is_anomalous=score > spec.output.threshold)
+        case Task.REGRESSION | Task.FORECAST:
+            values = estimated_values(outputs, spec)
+            return Estimated(values, spec.output.classes, spec.output.unit)
+        case Task.SEGMENTATION:
+            assert item.placement is not None, "segmentation takes pictures"
+            segments = segmented(outputs, spec, placement=item.placement)
+            return Segmented(shares_by_name(segments, spec))
 
 
 def _classified(outputs: tuple[Array, ...], spec: ModelSpec) -> Classified:

@@ -114,6 +114,13 @@ def _answer_schema(spec: ModelSpec) -> dict[str, Any]:
             fields = {"boxes": {"type": "array", "items": box}}
         case Task.ANOMALY:
             fields = {"score": {"type": "number"}, "is_anomalous": {"type": "boolean"}}
+        case Task.REGRESSION | Task.FORECAST:
+            names = {"type": "array", "items": {"type": "string"}}
+            values = {"type": "array", "items": {"type": "number"}}
+            fields = {"values": values, "names": names, "unit": {"type": "string"}}
+            return _object({"task": {"const": "values"}, **fields})
+        case Task.SEGMENTATION:
+            fields = {"shares": {"type": "object", "additionalProperties": share}}
     return _object({"task": {"const": str(spec.task)}, **fields})
 
 

@@ -51,7 +51,21 @@ class Scored(msgspec.Struct, frozen=True, tag="anomaly", tag_field="task"):
     is_anomalous: bool  # Above the spec's threshold
 
 
-Answer = Classified | Detected | Scored
+class Estimated(msgspec.Struct, frozen=True, tag="values", tag_field="task"):
+    """Numbers: of a regression, or those to come of a forecast."""
+
+    values: tuple[float, ...]
+    names: tuple[str, ...] = ()  # Of the values, where the spec names them
+    unit: str = ""
+
+
+class Segmented(msgspec.Struct, frozen=True, tag="segmentation", tag_field="task"):
+    """How much of the picture each class takes up."""
+
+    shares: dict[str, float]
+
+
+Answer = Classified | Detected | Scored | Estimated | Segmented
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -23,8 +23,11 @@ from cloud_hub.serving.messages import Ask, Ready, Told, receive, send
 from cloud_hub.serving.onnx_batches import OnnxBatches
 from cloud_hub.serving.opencv_items import ItemReader
 from cloud_hub.serving.prepared import Prepared
-from cloud_hub.serving.worker_files import MODEL, SOCKET_NAME, TASK, ServingTask
+from cloud_hub.serving.worker_files import MODEL, SOCKET_NAME, TASK, TOKENIZER, ServingTask
 from shared.errors import ContractError, IsthmusError, RefusedError
+from shared.model.preprocess import Tokenize, to_bytes
+from shared.model.spec import TextInput
+from shared.model.tokenizers_text import load_tokenizer
 
 MS_OF_SECOND = 1000.0
 
@@ -44,7 +47,10 @@ class ServedModel:
         self._spec = task.spec
         self._connection = connection
         self._model = OnnxBatches(folder / MODEL, task.spec, threads=task.settings.threads)
-        self._reader = ItemReader(task.spec, self._model.dtype)
+        tokenize: Tokenize = to_bytes
+        if isinstance(task.spec.input, TextInput):
+            tokenize = load_tokenizer(folder / TOKENIZER, task.spec)
+        self._reader = ItemReader(task.spec, self._model.dtype, tokenize)
         settings = task.settings
         self._batcher: Batcher[_Waiting] = Batcher(
             batch_max=settings.batch_max, wait_s=settings.wait_ms / MS_OF_SECOND

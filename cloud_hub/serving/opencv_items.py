@@ -7,15 +7,18 @@ from numpy.typing import NDArray
 from cloud_hub.serving.prepared import Prepared
 from shared.errors import ContractError
 from shared.model.opencv_resize import FrameResizer
-from shared.model.preprocess import FLOAT, to_tensor
+from shared.model.preprocess import FLOAT, Tokenize, compared_with, to_bytes, to_tensor
 from shared.model.spec import ImageInput, ModelSpec, TextInput, WindowInput
 
 
 class ItemReader:
     """Reads items of one model. Not shared between threads."""
 
-    def __init__(self, spec: ModelSpec, dtype: np.dtype[np.generic]) -> None:
-        """Args: `dtype` is what the model's input takes."""
+    def __init__(
+        self, spec: ModelSpec, dtype: np.dtype[np.generic], tokenize: Tokenize = to_bytes
+    ) -> None:
+        """Args: `dtype` is what the model's input takes; `tokenize` makes items of texts."""
+        self._tokenize = tokenize
         self._spec = spec
         self._dtype = dtype
         self._resizer = FrameResizer(spec.input) if isinstance(spec.input, ImageInput) else None
@@ -33,9 +36,10 @@ class ItemReader:
                     got = len(data) // (channels * FLOAT.itemsize)
                     raise _bad(f"it has {got} samples of {channels} channels, not {samples}")
                 window = np.frombuffer(data, "<f4").reshape(samples, channels)
-                return Prepared(to_tensor(window, self._spec, dtype=self._dtype), None)
+                tensor = to_tensor(window, self._spec, dtype=self._dtype)
+                return Prepared(tensor, None, compared_with(window, tensor, self._spec))
             case TextInput():
-                text = np.frombuffer(data, np.uint8)
+                text = self._tokenize(data.decode("utf-8", "replace"))
                 return Prepared(to_tensor(text, self._spec, dtype=self._dtype), None)
 
     def _picture(self, data: bytes) -> Prepared:

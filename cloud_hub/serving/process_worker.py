@@ -38,7 +38,14 @@ STDERR_BYTES_MAX = 64 << 10
 class ServingProcess:
     """See the rules above. Safe to share between threads."""
 
-    def __init__(self, model_bytes: bytes, spec: ModelSpec, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        model_bytes: bytes,
+        spec: ModelSpec,
+        settings: ServingSettings,
+        *,
+        tokenizer_bytes: bytes | None = None,
+    ) -> None:
         """Start the process and wait until it is ready.
 
         Raises RefusedError `serving.model`, TransientError `serving.start`.
@@ -52,6 +59,8 @@ class ServingProcess:
         self.used_s = time.monotonic()  # When it was last asked
         self._folder = Path(tempfile.mkdtemp(prefix="isthmus-serving-"))
         (self._folder / files.MODEL).write_bytes(model_bytes)
+        if tokenizer_bytes is not None:
+            (self._folder / files.TOKENIZER).write_bytes(tokenizer_bytes)
         task = files.ServingTask(spec=spec, settings=settings)
         (self._folder / files.TASK).write_bytes(msgspec.json.encode(task))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.serving.messages import Told
 from cloud_hub.serving.process_worker import ServingProcess
@@ -183,8 +185,15 @@ class ServingService:
     def _start(self, place: _Place, manifest: Manifest) -> ServingProcess:
         self._make_room()
         try:
-            data = self._releases.repository.read(manifest.variants[0].artifact.path)
-            process = ServingProcess(data, manifest.spec, self._settings)
+            read = self._releases.repository.read
+            data = read(manifest.variants[0].artifact.path)
+            own = manifest.tokenizer
+            process = ServingProcess(
+                data,
+                manifest.spec,
+                self._settings,
+                tokenizer_bytes=None if own is UNSET else read(own.path),
+            )
         except IsthmusError as error:
             place.error, place.failed_s = error, time.monotonic()
             raise

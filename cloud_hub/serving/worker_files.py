@@ -6,6 +6,7 @@ from cloud_hub.serving.settings import ServingSettings
 from shared.model.spec import ModelSpec
 
 MODEL = "model.onnx"
+TOKENIZER = "tokenizer.json"  # Of a text model that has one
 TASK = "task.json"
 MODULE = "cloud_hub.serving.onnx_worker"
 SOCKET_NAME = "ISTHMUS_SERVING_SOCKET"  # Environment: the number of the socket's descriptor

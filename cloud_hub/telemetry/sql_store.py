@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import UNSET
 
 from cloud_hub.sql_database import METADATA, upsert
 from shared.ids import DeviceId
@@ -25,6 +26,7 @@ from shared.wire.records import (
     HostRecord,
     Outcome,
     Record,
+    StageTimes,
     TelemetryRecord,
 )
 
@@ -34,6 +36,8 @@ IN_LIST_MAX = 10_000  # SQLite takes 32,766 variables in one statement
 
 BodyT = TypeVar("BodyT", DecisionRecord, TelemetryRecord, HostRecord, EventRecord)
 _OUTCOMES = msgspec.json.Decoder(Outcome)
+_STAGES = msgspec.json.Decoder(dict[str, StageTimes])
+_OPTIONAL = {"sensor", "items_gated", "stages", "workers_rss_bytes"}  # NULL where not told
 _LABELS = msgspec.json.Decoder(dict[str, int])
 
 
@@ -81,6 +85,7 @@ decisions = _record_table(
     _count("captured_ms"),
     _number("latency_ms"),
     sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("sensor", sa.String(120), nullable=True),
 )
 windows = _record_table(
     "telemetry_windows",
@@ -98,6 +103,8 @@ windows = _record_table(
     _number("confidence_mean"),
     _number("swap_pause_ms_max"),
     sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("items_gated", sa.BigInteger, nullable=True),
+    sa.Column("stages", sa.Text, nullable=True),
     sa.Index("ix_telemetry_windows_received_ms", "received_ms"),
     sa.Index("ix_telemetry_windows_model", "model", "version", "received_ms"),
 )
@@ -108,6 +115,7 @@ hosts = _record_table(
     _count("rss_bytes"),
     _count("disk_free_bytes"),
     sa.Column("temperature_c", sa.Double, nullable=True),
+    sa.Column("workers_rss_bytes", sa.BigInteger, nullable=True),
 )
 events = _record_table(
     "telemetry_events",
@@ -221,12 +229,17 @@ def insert_records(
 
 
 def _row_of(body: Body) -> dict[str, object]:
-    row = msgspec.structs.asdict(body)
+    row = {
+        name: None if value is UNSET else value
+        for name, value in msgspec.structs.asdict(body).items()
+    }
     match body:
         case DecisionRecord():
             row["outcome"] = msgspec.json.encode(body.outcome).decode()
         case TelemetryRecord():
             row["labels"] = msgspec.json.encode(body.labels).decode()
+            if body.stages is not UNSET:
+                row["stages"] = msgspec.json.encode(body.stages).decode()
         case EventRecord():
             row["text"] = body.text.replace("\0", "\ufffd")  # PostgreSQL's texts hold no NUL
         case HostRecord():
@@ -334,6 +347,11 @@ def _stream_state(row: sa.RowMapping) -> StreamState:
 
 def _told(kind: type[BodyT], row: sa.RowMapping) -> Told[BodyT]:
     values = {name: row[name] for name in kind.__struct_fields__}
+    for name in _OPTIONAL & values.keys():
+        if values[name] is None:
+            values[name] = UNSET
+    if isinstance(values.get("stages"), str):
+        values["stages"] = _STAGES.decode(values["stages"])
     if "outcome" in values:
         values["outcome"] = _OUTCOMES.decode(values["outcome"])
     if "labels" in values:

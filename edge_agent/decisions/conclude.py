@@ -7,12 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.decisions import anomaly, classify, detect
-from edge_agent.decisions.settings import DecisionSettings
 from shared.errors import RefusedError
-from shared.model.postprocess import anomaly_score, class_scores, detected_boxes
+from shared.model.postprocess import (
+    anomaly_score,
+    class_scores,
+    detected_boxes,
+    estimated_values,
+    segmented,
+    shares_by_name,
+)
 from shared.model.preprocess import Placement
 from shared.model.spec import ModelSpec, Task
-from shared.wire.records import Classified, Outcome
+from shared.pipeline.decisions import DecisionSettings
+from shared.wire.records import Classified, Estimated, Outcome, Segmented
 
 NUMBER_MAX = 1e18  # What a score on the wire may be at most
 
@@ -42,7 +49,7 @@ def conclude(
         outputs: the model's.
         spec: the model's.
         settings: this device's.
-        batch: the input tensor.
+        batch: the input tensor, or what the model is to foretell (preprocess.compared_with).
         placement: where the frame lay within the input; None for a window.
         previous: what was concluded from the item before, for hysteresis.
 
@@ -77,5 +84,13 @@ def conclude(
                 raise RefusedError("inference.output", f"A score of {score} is out of bounds.")
             scored = anomaly.judge_score(score, threshold)
             return Conclusion(scored, anomaly.confidence_of(scored))
+        # Neither says how sure it is.
+        case Task.REGRESSION | Task.FORECAST:
+            return Conclusion(Estimated(estimated_values(outputs, spec)), 1.0)
+        case Task.SEGMENTATION:
+            if placement is None:
+                raise RefusedError("inference.input", "Only images can be segmented.")
+            segments = segmented(outputs, spec, placement=placement)
+            return Conclusion(Segmented(shares_by_name(segments, spec)), 1.0)
         case _:
             assert_never(spec.task)

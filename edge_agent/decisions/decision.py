@@ -19,6 +19,8 @@ class Decision:
     latency_ms: float  # From captured to decided
     inference_ms: float  # Preprocess, run, postprocess
     swap_pause_ms: float = 0.0  # Of the first item after a swap: what it waited because of it
+    sensor: str = ""  # Of a source of many sensors: which one
+    is_held: bool = False  # Nothing moved: what was concluded last, told again
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from edge_agent.inference.session import ModelSession
+from shared.model.preprocess import Tokenize, to_bytes
 
 COMPARISONS_MAX = 10_000
 
@@ -27,6 +28,7 @@ class LoadedRelease:
     manifest_digest: str
     precision: str
     session: ModelSession
+    tokenize: Tokenize = to_bytes  # Of texts; opened once, every runner uses it
 
 
 @dataclass(frozen=True, slots=True)

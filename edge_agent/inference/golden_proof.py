@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from edge_agent.inference.session import ModelSession
-from shared.errors import RefusedError
+from edge_agent.inference.session import Array, ModelSession
+from shared.errors import RefusedError, TransientError
 from shared.release.golden import GoldenResult, GoldenSet, compare, merge
 
 
@@ -12,8 +12,8 @@ def prove_golden(session: ModelSession, golden: Iterable[GoldenSet]) -> GoldenRe
 
     Args: golden: sets that together are the release's; read one at a time.
 
-    Raises RefusedError `golden.input` (the golden inputs are not this model's) or
-    `inference.failed`.
+    Raises RefusedError `golden.input` (the golden inputs are not this model's), `inference.failed`,
+    or `worker.crashed`: its process was lost on the same input twice, which is no accident.
     """
     return merge(_prove_each(session, golden))
 
@@ -32,5 +32,18 @@ def _prove_each(session: ModelSession, golden: Iterable[GoldenSet]) -> Iterator[
         for i in range(items.items_count):
             expected = tuple(output[i : i + 1] for output in items.outputs)
             yield compare(
-                session.run(inputs[i : i + 1]), expected, tolerance=session.spec.tolerance
+                _run(session, inputs[i : i + 1]), expected, tolerance=session.spec.tolerance
             )
+
+
+def _run(session: ModelSession, batch: Array) -> tuple[Array, ...]:
+    try:
+        return session.run(batch)
+    except TransientError:  # The kernel may have taken it for another's fault
+        pass
+    try:
+        return session.run(batch)
+    except TransientError as error:
+        raise RefusedError(
+            "worker.crashed", f"Its golden inputs ended its process twice: {error.message}"
+        ) from error

@@ -1,46 +1,45 @@
-"""InferenceLoop: one pass per item. Knows no sink's business and no model's.
+"""InferenceLoop: takes a pipeline's items, decides several of them at a time, tells them in order.
 
-1. Without a serving release nothing is taken from the mailbox: a source whose every item counts
+1. `run` is called by as many threads as there are lanes. One of them at a time leads: it waits for
+   an item and for a slot and takes the item; then another one leads while it decides. Who does
+   not lead sleeps: an idle pipeline wakes one thread every WAIT_S, however many lanes it has.
+2. An item is taken only with a slot in hand: where more comes than can be decided, the newest wins
+   to the last moment (slots.py).
+3. Without a serving release nothing is taken from the mailbox: a source whose every item counts
    waits with it.
-2. Who serves is read once per item. A swap takes effect between two items.
-3. A run that fails makes a MissedItem; the loop goes on.
-4. The Decision is handed to the sinks before the companion runs, so that a trial costs the next
-   item at most, never this one. The companion sees the same item and the same previous
-   outcome, on `companion_share` of the items, evenly spread.
-5. An item that neither release can take (a sensor's window, where the model wants a frame) is the
-   pipeline's fault and no evidence: it is not compared.
-6. The first item after a swap tells what the swap cost: its latency beyond the median of the last
-   HISTORY_ITEMS_MAX items, never below 0.
+4. Who serves is read once per item, when it is taken. A swap takes effect between two items.
+5. Results leave in the order of items (in_order.py), and are concluded there: what is remembered
+   from item to item lives in telling.py.
+6. A run that fails makes a MissedItem; the loop goes on.
+7. A trial's companion runs after the decision, by whichever lane comes by (companion.py).
+8. `change` takes effect from the next item that is taken; nothing is lost.
 """
 
-import logging
-import statistics
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from edge_agent.decisions.agreement import agrees
-from edge_agent.decisions.decision import Decision, ItemResult, MissedItem
-from edge_agent.decisions.settings import DecisionSettings
-from edge_agent.inference.active_model import ActiveModel, Comparison, Line, LoadedRelease
-from edge_agent.inference.item_runner import ItemRun, ItemRunner
-from edge_agent.sources.item import Item
+from edge_agent.inference.active_model import ActiveModel, Line
+from edge_agent.inference.companion import CompanionRuns
+from edge_agent.inference.in_order import InOrder
+from edge_agent.inference.lane_work import Finished, RawRun, RunError, Work
+from edge_agent.inference.runner_pool import RunnerPools
+from edge_agent.inference.slots import InferenceSlots
+from edge_agent.inference.stage_times import StageTimes
+from edge_agent.inference.telling import FrameSink, Sink, Telling
+from edge_agent.inference.tensor_runner import Ready, TensorRunner
+from edge_agent.sources.item import Frame, Item
 from edge_agent.sources.mailbox import Mailbox
+from edge_agent.sources.opencv_frames import Held
 from shared.clock import Clock
-from shared.errors import RefusedError
-from shared.wire.records import Outcome
+from shared.errors import RefusedError, TransientError
+from shared.pipeline.decisions import DecisionSettings
+from shared.pipeline.frames import FrameSettings
 
-log = logging.getLogger(__name__)
-
-HISTORY_ITEMS_MAX = 32
-WRONG_ITEM_CODE = "inference.input"
 WAIT_S = 0.2  # How long a wait lasts at most before it looks whether to stop
-
-Sink = Callable[[ItemResult], None]
 
 
 class InferenceLoop:
-    """See the rules above. `run` in a thread of its own; the rest from any."""
+    """See the rules above. `run` in threads of its own; the rest from any."""
 
     def __init__(
         self,
@@ -51,21 +50,42 @@ class InferenceLoop:
         sinks: Sequence[Sink],
         clock: Clock,
         settings: DecisionSettings | None = None,
+        frames: FrameSettings | None = None,
+        frame_sinks: Sequence[FrameSink] = (),
+        slots: InferenceSlots | None = None,
+        lanes: int = 1,
     ) -> None:
-        """Args: sinks get every result, in this order, in the loop's thread; they must not wait."""
-        self._pipeline = pipeline
+        """Put the parts together.
+
+        Args:
+            pipeline: its name.
+            mailbox: where items come from.
+            active_model: who decides them.
+            sinks: get every result, in this order; they must not wait.
+            clock: for times of stages.
+            settings: how this device reads outputs.
+            frames: what becomes of frames before the model sees them.
+            frame_sinks: get every result with its item, after the sinks.
+            slots: shared with all other pipelines; None: one for each lane of this one.
+            lanes: how many threads call `run`.
+        """
         self._mailbox = mailbox
         self._active_model = active_model
-        self._sinks = tuple(sinks)
         self._clock = clock
-        self._settings = settings or DecisionSettings()
-        self._runners: dict[int, ItemRunner] = {}  # By id of the session they hold
-        self._held: Item | None = None  # Taken, not yet decided
-        self._previous: Outcome | None = None
-        self._latencies_ms: deque[float] = deque(maxlen=HISTORY_ITEMS_MAX)
-        self._swaps_count = 0
-        self._companion_due = 0.0
-        self._failing = ""
+        # Read once per item, replaced as one value.
+        self._plan = (settings or DecisionSettings(), RunnerPools(frames or FrameSettings()))
+        self._slots = slots or InferenceSlots(lanes)
+        self._companions = CompanionRuns(active_model, clock)
+        self._telling = Telling(
+            pipeline,
+            sinks=tuple(sinks),
+            frame_sinks=tuple(frame_sinks),
+            companions=self._companions,
+            clock=clock,
+        )
+        # One more than lanes: a lane need not wait for one that is a little slower.
+        self._order = InOrder(self._tell, open_max=2 * lanes)
+        self._leading = threading.Lock()
         self._is_over = False
 
     @property
@@ -81,137 +101,144 @@ class InferenceLoop:
     @property
     def failing(self) -> str:
         """Return why inference failed on the last item; empty if it did not."""
-        return self._failing
+        return self._telling.failing
+
+    @property
+    def gated_count(self) -> int:
+        """Return on how many frames the model was not asked, because nothing moved."""
+        return self._telling.gated_count
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the source's picture does not change any more, where that is looked at."""
+        return self._plan[1].is_frozen
+
+    @property
+    def times(self) -> StageTimes:
+        """Return how long each stage took with the last items."""
+        return self._telling.times
+
+    def change(
+        self,
+        *,
+        settings: DecisionSettings | None = None,
+        frames: FrameSettings | None = None,
+        sinks: Sequence[Sink] | None = None,
+        frame_sinks: Sequence[FrameSink] | None = None,
+    ) -> None:
+        """Go on with these; None leaves what is. See rule 8."""
+        decisions, pools = self._plan
+        self._plan = (settings or decisions, pools if frames is None else RunnerPools(frames))
+        if sinks is not None:
+            self._telling.sinks = tuple(sinks)
+        if frame_sinks is not None:
+            self._telling.frame_sinks = tuple(frame_sinks)
 
     def run(self, stop: threading.Event) -> None:
         """Decide items until `stop` is set or the source has ended."""
         while not stop.is_set():
-            if self.is_waiting_for_model:
-                self._active_model.wait_until_serving(WAIT_S)
-                continue
-            item = self._held or self._mailbox.take(WAIT_S)
-            if item is not None:
-                self._held = item
-                self._hold_or_pass(item)
-            elif self._mailbox.is_over:
-                self._is_over = True
-                return
-            self._forget_gone(self._active_model.line)
+            with self._leading:
+                if stop.is_set():
+                    return
+                work = self._lead(stop)
+                if work is None and self._mailbox.is_over:
+                    self._is_over = self._order.open_count == 0
+                    return
+            if work is not None:
+                try:
+                    self._decide(work)
+                finally:
+                    self._slots.release()
 
-    def _hold_or_pass(self, item: Item) -> None:
-        """Decide one item; keep it if the release was withdrawn while it was waited for."""
-        line = self._active_model.line  # Once: this item is decided by who is on now
+    def _lead(self, stop: threading.Event) -> Work | None:
+        """Return the next item with a slot in hand; None if there is none within WAIT_S."""
+        line = self._active_model.line
+        self._plan[1].keep_only(on.session for on in (line.serving, line.companion) if on)
         if line.serving is None:
-            return
-        self._held = None
-        previous = self._previous
-        serving = self._run(line.serving, item, previous)
-        self._tell(self._result(item, line, line.serving, serving))
-        if line.companion is not None and self._is_companion_due():
-            companion = self._run(line.companion, item, previous)
-            if not (_is_wrong_item(serving) and _is_wrong_item(companion)):
-                comparison = _compare(line.serving, serving, line.companion, companion)
-                self._active_model.record(comparison)
-
-    def _run(
-        self, release: LoadedRelease, item: Item, previous: Outcome | None
-    ) -> ItemRun | RefusedError:
+            self._active_model.wait_until_serving(WAIT_S)
+            return None
+        if not self._mailbox.wait_for_item(WAIT_S) or not self._order.wait_for_room(WAIT_S):
+            return None
+        if not self._slots.acquire(stop):
+            return None
+        work = None
         try:
-            return self._runner(release).run(item, previous=previous)
-        except RefusedError as error:
-            return error
+            work = self._begin(self._active_model.line)
+        finally:
+            if work is None:
+                self._slots.release()
+        return work
 
-    def _runner(self, release: LoadedRelease) -> ItemRunner:
-        runner = self._runners.get(id(release.session))
-        if runner is None:
-            runner = ItemRunner(release.session, self._settings, self._clock)
-            self._runners[id(release.session)] = runner
-        return runner
-
-    def _forget_gone(self, line: Line) -> None:
-        """Let go of sessions that are not on any more, so that their memory comes back."""
-        on = {id(release.session) for release in (line.serving, line.companion) if release}
-        for gone in self._runners.keys() - on:
-            del self._runners[gone]
-
-    def _result(
-        self, item: Item, line: Line, release: LoadedRelease, run: ItemRun | RefusedError
-    ) -> ItemResult:
-        swap_pause_ms = 0.0
-        latency_ms = max(0.0, (self._clock.monotonic_s() - item.captured_s) * 1000.0)
-        if line.swaps_count != self._swaps_count:
-            self._swaps_count = line.swaps_count
-            if self._latencies_ms:
-                swap_pause_ms = max(0.0, latency_ms - statistics.median(self._latencies_ms))
-        self._latencies_ms.append(latency_ms)
-        self._note_health(release, run)
-        if isinstance(run, RefusedError):
-            return MissedItem(
-                pipeline=self._pipeline,
-                model=release.model,
-                version=release.version,
-                item=item.sequence,
-                code=run.code,
-            )
-        self._previous = run.conclusion.outcome
-        return Decision(
-            pipeline=self._pipeline,
-            model=release.model,
-            version=release.version,
-            item=item.sequence,
-            captured_ms=item.captured_ms,
-            outcome=run.conclusion.outcome,
-            confidence=run.conclusion.confidence,
-            latency_ms=latency_ms,
-            inference_ms=run.inference_ms,
-            swap_pause_ms=swap_pause_ms,
+    def _begin(self, line: Line) -> Work | None:
+        """Take the item; None if the release was withdrawn meanwhile: the item stays inside."""
+        item = None if line.serving is None else self._mailbox.take(0.0)
+        if line.serving is None or item is None:
+            return None
+        taken_s = self._clock.monotonic_s()
+        decisions, pools = self._plan
+        pool = pools.of(line.serving)
+        ready: Ready | Held | RunError | None = None
+        runner, prepare_ms = None, 0.0
+        try:
+            runner = pool.take()
+        except RefusedError as error:  # No room for another input
+            ready = error
+        if runner and pools.is_gating and isinstance(item, Frame):  # In order: not in the lane
+            ready = _prepared(runner, item, is_gated=True)
+            prepare_ms = (self._clock.monotonic_s() - taken_s) * 1000.0
+        return Work(
+            ticket=self._order.begin(),
+            item=item,
+            line=line,
+            release=line.serving,
+            decisions=decisions,
+            pools=pools,
+            pool=pool,
+            runner=runner,
+            ready=ready,
+            taken_s=taken_s,
+            prepare_ms=prepare_ms,
         )
 
-    def _tell(self, result: ItemResult) -> None:
-        for sink in self._sinks:
-            sink(result)
+    def _decide(self, work: Work) -> None:
+        finished = None
+        try:
+            finished = Finished(work, self._run(work))
+        finally:
+            self._order.finish(work.ticket, finished)
+        self._companions.run()
 
-    def _is_companion_due(self) -> bool:
-        self._companion_due += self._settings.companion_share
-        if self._companion_due < 1.0:
-            return False
-        self._companion_due -= 1.0
-        return True
+    def _run(self, work: Work) -> RawRun | Held | RunError:
+        started_s = self._clock.monotonic_s()
+        ready, runner = work.ready, work.runner
+        if ready is None and runner is not None:
+            ready = _prepared(runner, work.item, is_gated=False)
+        if not isinstance(ready, Ready) or runner is None:
+            assert ready is not None, "without a runner there is an error"
+            assert not isinstance(ready, Ready), "what is ready is in a runner"
+            return ready
+        prepared_s = self._clock.monotonic_s()
+        try:
+            rows = runner.infer(ready)
+        except (RefusedError, TransientError) as error:
+            return error
+        return RawRun(
+            rows=rows,
+            placement=ready.placement,
+            prepare_ms=work.prepare_ms + (prepared_s - started_s) * 1000.0,
+            run_ms=(self._clock.monotonic_s() - prepared_s) * 1000.0,
+        )
 
-    def _note_health(self, release: LoadedRelease, run: ItemRun | RefusedError) -> None:
-        """Log where failing begins and ends, not every item."""
-        was_failing = bool(self._failing)
-        self._failing = str(run) if isinstance(run, RefusedError) else ""
-        if was_failing == bool(self._failing):
-            return
-        fields = {"pipeline": self._pipeline, "model": release.model, "version": release.version}
-        if isinstance(run, RefusedError):
-            log.warning("inference.failing", extra={**fields, "code": run.code, "detail": str(run)})
-        else:
-            log.info("inference.recovered", extra=fields)
+    def _tell(self, finished: Finished) -> None:
+        try:
+            self._telling.tell(finished)
+        finally:
+            if finished.work.runner is not None:
+                finished.work.pool.give_back(finished.work.runner)
 
 
-def _is_wrong_item(run: ItemRun | RefusedError) -> bool:
-    return isinstance(run, RefusedError) and run.code == WRONG_ITEM_CODE
-
-
-def _compare(
-    serving_release: LoadedRelease,
-    serving: ItemRun | RefusedError,
-    companion_release: LoadedRelease,
-    companion: ItemRun | RefusedError,
-) -> Comparison:
-    ours = serving if isinstance(serving, ItemRun) else None
-    theirs = companion if isinstance(companion, ItemRun) else None
-    agreement = None
-    if ours and theirs:
-        agreement = agrees(ours.conclusion.outcome, theirs.conclusion.outcome)
-    return Comparison(
-        serving_version=serving_release.version,
-        companion_version=companion_release.version,
-        serving_ms=ours.inference_ms if ours else None,
-        companion_ms=theirs.inference_ms if theirs else None,
-        serving_confidence=ours.conclusion.confidence if ours else None,
-        companion_confidence=theirs.conclusion.confidence if theirs else None,
-        agrees=agreement,
-    )
+def _prepared(runner: TensorRunner, item: Item, *, is_gated: bool) -> Ready | Held | RunError:
+    try:
+        return runner.prepare(item, is_gated=is_gated)
+    except RefusedError as error:
+        return error

@@ -22,6 +22,7 @@ from pathlib import Path
 
 ARENAS_MAX = 2
 SMAPS = Path("/proc/self/smaps")
+MEMINFO = Path("/proc/meminfo")
 SMAPS_BYTES_MAX = 8 << 20
 _M_ARENA_MAX = -8  # malloc.h
 _MADV_DONTNEED = 4  # sys/mman.h
@@ -47,6 +48,16 @@ def hand_back_memory() -> None:
         _LIBC.malloc_trim(0)
     for start, end in _unwritten_mappings():
         _LIBC.madvise(start, end - start, _MADV_DONTNEED)
+
+
+def memory_total_bytes() -> int:
+    """Return how much memory this machine has; 0 where it does not tell."""
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("MemTotal:")]
+    return int(found[0]) * 1024 if found else 0
 
 
 def _unwritten_mappings() -> Iterator[tuple[int, int]]:

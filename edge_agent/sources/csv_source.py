@@ -4,24 +4,31 @@
    what becomes of it is in windowing.py.
 2. Times are seconds or ISO 8601 (without an offset: UTC). A row whose time cannot be read, or goes
    back, cuts the window; so does a pause above `gap_s_max`.
-3. With `loop` the file starts again at its end; the window is cut at the seam.
+3. With `resample`, rows are made at a fixed rate by the times of the file (resampling.py); a window
+   is given when the row that completed it was due. Its own `gap_s_max` cuts as well.
+4. With `loop` the file starts again at its end; the window is cut at the seam.
 """
 
 import csv
 import math
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_agent.sources.item import Window
 from edge_agent.sources.pacer import Pacer
-from edge_agent.sources.settings import CsvSettings, Delivery
+from edge_agent.sources.resampling import Resampler
 from edge_agent.sources.windowing import RollingWindow
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError
+from shared.pipeline.sources import CsvSettings, Delivery
 
 PAUSE_S_MAX = 3600.0  # A longer pause between two timestamps is not waited out
 COLUMNS_SHOWN_MAX = 20
@@ -50,6 +57,11 @@ class CsvSource:
         self._last_time_s = math.nan
         self._sequence = 0
         self._windows_in_pass = 0
+        self._resampler = None
+        if settings.resample is not None:
+            channels_count = len(settings.columns)
+            self._resampler = Resampler(settings.resample, channels_count=channels_count)
+        self._made: deque[NDArray[np.float32]] = deque()  # Windows of the last row
 
     @property
     def is_every_item(self) -> bool:
@@ -81,13 +93,19 @@ class CsvSource:
             values=tuple(self._find(name, header) for name in self._settings.columns),
             time=self._find(time_column, header) if time_column else None,
         )
-        self._window.cut()
+        self._cut()
+        self._made.clear()
         self._last_time_s = math.nan
         self._windows_in_pass = 0
 
     def read(self, stop: threading.Event) -> Window | None:
         """Return the next window when its last row is due."""
         while not stop.is_set():
+            if self._made:
+                self._windows_in_pass += 1
+                self._sequence += 1
+                at_s = self._clock.monotonic_s()
+                return Window(self._made.popleft(), self._sequence - 1, now_ms(self._clock), at_s)
             row = self._next_row()
             if row is None:
                 if not self._starts_again():
@@ -95,12 +113,7 @@ class CsvSource:
                 continue
             if not self._wait(row, stop):
                 return None
-            samples = self._window.push(self._values(row))
-            if samples is not None:
-                self._windows_in_pass += 1
-                self._sequence += 1
-                at_s = self._clock.monotonic_s()
-                return Window(samples, self._sequence - 1, now_ms(self._clock), at_s)
+            self._push(self._values(row))
         return None
 
     def close(self) -> None:
@@ -109,6 +122,22 @@ class CsvSource:
             self._file.close()
             self._file = None
         self._rows = iter(())
+
+    def _push(self, values: list[float]) -> None:
+        """Make the windows that a row completes."""
+        if self._resampler is None:
+            made = [self._window.push(values)]
+        else:
+            resampled = self._resampler.push(self._last_time_s, values)
+            if resampled.is_cut:
+                self._window.cut()
+            made = [self._window.push(row) for row in resampled.rows]
+        self._made.extend(window for window in made if window is not None)
+
+    def _cut(self) -> None:
+        self._window.cut()
+        if self._resampler is not None:
+            self._resampler.cut()
 
     def _starts_again(self) -> bool:
         """Whether there is another pass; a pass without a window would go on for ever."""
@@ -157,7 +186,7 @@ class CsvSource:
         self._last_time_s = time_s
         gap_s_max = self._settings.window.gap_s_max
         if not pause_s >= 0 or (gap_s_max and pause_s > gap_s_max):
-            self._window.cut()
+            self._cut()
         wait_s = min(pause_s, PAUSE_S_MAX) / self._settings.speed if pause_s > 0 else 0.0
         return self._pacer.wait(wait_s, stop)
 

@@ -1,4 +1,4 @@
-"""Frame and Window: what a source gives. Values only.
+"""Frame, Window, WindowBatch and TextItem: what a source gives. Values only.
 
 An item's sequence number says where it stood at its source, from 0; a skipped item leaves a gap.
 `captured_ms` is wall-clock time for people and for the hub; `captured_s` is the monotonic clock's,
@@ -31,4 +31,25 @@ class Window:
     captured_s: float
 
 
-Item = Frame | Window
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Windows of several sensors that were complete together; each is a Window of its own."""
+
+    samples: NDArray[np.float32]  # (N, T, C)
+    sensors: tuple[str, ...]  # (N,) which sensor each is of
+    sequence: int
+    captured_ms: int  # When the last sample of the newest came
+    captured_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextItem:
+    """One short message."""
+
+    text: str
+    sequence: int
+    captured_ms: int
+    captured_s: float
+
+
+Item = Frame | Window | WindowBatch | TextItem

@@ -1,14 +1,17 @@
-"""Mailbox: between the capture thread and the inference thread.
+"""Mailbox: between the capture thread and the lanes that decide.
 
 1. Newest-wins: holds one item; a newer one replaces it, and the one replaced counts as dropped.
 2. Every-item: holds QUEUE_ITEMS_MAX items and QUEUE_BYTES_MAX bytes, but always one; `put` waits
-   for room, nothing is dropped.
+   for room, nothing is dropped. Once it was full it waits until only REFILL_ITEMS are left: a
+   source that is woken for every single item costs a fast model several percent of its CPU.
 3. `end` says that no more will come; what is inside can still be taken.
 4. Newest-wins, `wants`: a source whose items cost something to make asks before it makes one. While
-   the taker is busy with another item and will not be back before the item after this one, the
-   answer is no, and the item counts as dropped. Both times are guessed with care, from the taker's
+   every lane is busy with another item and none will be back before the item after this one, the
+   answer is no, and the item counts as dropped. Both times are guessed with care, from the lanes'
    shortest and the source's longest of the last HISTORY_ITEMS: rather an item made in vain than
-   one missing when the taker comes back.
+   one missing when a lane comes back.
+5. A lane waits with `wait_for_item`, and takes later, once it may run: until then a newer item
+   still replaces the one it was woken for.
 """
 
 import threading
@@ -16,12 +19,13 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge_agent.sources.item import Frame, Item
+from edge_agent.sources.item import Frame, Item, TextItem, Window, WindowBatch
 from edge_agent.sources.source import Source
 from shared.clock import Clock, SystemClock
 
 QUEUE_ITEMS_MAX = 8
 QUEUE_BYTES_MAX = 4 << 20  # Four frames of 768x432, one of 1920x1080
+REFILL_ITEMS = 2  # A source that found it full goes on when so few are left
 STOP_CHECK_S = 0.2  # How long a wait lasts at most before it looks whether to stop
 HISTORY_ITEMS = 8
 
@@ -47,7 +51,7 @@ def mailbox_for(source: Source, clock: Clock) -> "Mailbox":
 
 
 class Mailbox:
-    """Thread-safe: one puts, one takes, anyone counts."""
+    """Thread-safe: one puts, one at a time waits and takes, anyone counts."""
 
     def __init__(self, keep: Keep, clock: Clock | None = None) -> None:
         """Args: see the rules above; `clock` is for `wants` only."""
@@ -58,8 +62,11 @@ class Mailbox:
         self._items_in = 0
         self._items_dropped = 0
         self._has_ended = False
-        self._changed = threading.Condition()
-        self._taken_s: float | None = None  # When an item was taken; None: the taker is here
+        self._lock = threading.Lock()
+        self._has_item = threading.Condition(self._lock)
+        self._has_room_now = threading.Condition(self._lock)
+        self._is_awaited = False  # Whether somebody waits for an item, having none
+        self._taken_s: dict[int, float] = {}  # By taker: since when it is busy
         self._busy_s: deque[float] = deque(maxlen=HISTORY_ITEMS)
         self._asked_s: float | None = None  # When the last item was there
         self._pauses_s: deque[float] = deque(maxlen=HISTORY_ITEMS)
@@ -67,19 +74,19 @@ class Mailbox:
     @property
     def counts(self) -> MailboxCounts:
         """Return how many items came and were dropped so far."""
-        with self._changed:
+        with self._lock:
             return MailboxCounts(self._items_in, self._items_dropped)
 
     @property
     def is_over(self) -> bool:
         """Whether no item is inside and none will come."""
-        with self._changed:
+        with self._lock:
             return self._has_ended and not self._items
 
     def wants(self) -> bool:
         """Return whether the item that is there now is worth making; see rule 4."""
         now_s = self._clock.monotonic_s()
-        with self._changed:
+        with self._lock:
             if self._asked_s is not None:
                 self._pauses_s.append(now_s - self._asked_s)
             self._asked_s = now_s
@@ -92,47 +99,66 @@ class Mailbox:
     def put(self, item: Item, stop: threading.Event) -> bool:
         """Hand `item` over; return False if `stop` was set while there was no room."""
         size = _bytes_of(item)
-        with self._changed:
+        with self._lock:
             if self._keep is Keep.NEWEST:
                 self._items_dropped += len(self._items)
                 self._items.clear()
                 self._bytes = 0
-            while not self._has_room(size):
+            is_full = not self._has_room(size)
+            while is_full:
                 if stop.is_set():
                     return False
-                self._changed.wait(STOP_CHECK_S)
+                self._has_room_now.wait(STOP_CHECK_S)
+                is_full = len(self._items) > REFILL_ITEMS or not self._has_room(size)
             self._items.append(item)
             self._bytes += size
             self._items_in += 1
-            self._changed.notify_all()
+            self._has_item.notify()
             return True
+
+    def wait_for_item(self, seconds_max: float = STOP_CHECK_S) -> bool:
+        """Wait until an item is inside, at most `seconds_max`; return whether one is."""
+        with self._lock:
+            return self._wait_for_item(seconds_max)
 
     def take(self, seconds_max: float = STOP_CHECK_S) -> Item | None:
         """Return the oldest item inside; None if none came within `seconds_max` or none will."""
-        with self._changed:
-            if self._taken_s is not None:
-                self._busy_s.append(self._clock.monotonic_s() - self._taken_s)
-                self._taken_s = None
-            if not self._items and not self._has_ended:
-                self._changed.wait(seconds_max)
-            if not self._items:
+        with self._lock:
+            if not self._wait_for_item(seconds_max):
                 return None
             item = self._items.popleft()
             self._bytes -= _bytes_of(item)
-            self._taken_s = self._clock.monotonic_s()
-            self._changed.notify_all()
+            self._note_back()
+            self._taken_s[threading.get_ident()] = self._clock.monotonic_s()
+            if len(self._items) <= REFILL_ITEMS:
+                self._has_room_now.notify()
             return item
 
     def end(self) -> None:
         """Say that no more items will come."""
-        with self._changed:
+        with self._lock:
             self._has_ended = True
-            self._changed.notify_all()
+            self._has_item.notify_all()
+
+    def _wait_for_item(self, seconds_max: float) -> bool:
+        """With the lock held."""
+        if not self._items and not self._has_ended:
+            self._note_back()
+            self._is_awaited = True
+            self._has_item.wait(seconds_max)
+            self._is_awaited = False
+        return bool(self._items)
+
+    def _note_back(self) -> None:
+        """This taker is busy no longer; note for how long it was."""
+        taken_s = self._taken_s.pop(threading.get_ident(), None)
+        if taken_s is not None:
+            self._busy_s.append(self._clock.monotonic_s() - taken_s)
 
     def _is_taker_back_by(self, at_s: float) -> bool:
-        if self._taken_s is None or not self._busy_s:
+        if self._is_awaited or not self._taken_s or not self._busy_s:
             return True
-        return at_s >= self._taken_s + min(self._busy_s)
+        return at_s >= min(self._taken_s.values()) + min(self._busy_s)
 
     def _has_room(self, size: int) -> bool:
         if not self._items:
@@ -141,5 +167,8 @@ class Mailbox:
 
 
 def _bytes_of(item: Item) -> int:
-    array = item.pixels if isinstance(item, Frame) else item.samples
-    return int(array.nbytes)
+    match item:
+        case Frame(pixels=array) | Window(samples=array) | WindowBatch(samples=array):
+            return int(array.nbytes)
+        case TextItem(text=text):
+            return len(text)

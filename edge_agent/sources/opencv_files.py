@@ -5,6 +5,8 @@
 2. A video plays at its own frame rate, or as fast as frames are taken. OpenCV cannot tell a damaged
    file from its end: frames stop at the damage.
 3. With `loop` both start again at the end; sequence numbers go on.
+4. `fps_max` leaves out frames of a video by its own time, at any pace (frame_rate.py); they are
+   decoded, which the next needs, and nothing else.
 """
 
 import threading
@@ -15,11 +17,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.sources.frame_rate import FrameRate
 from edge_agent.sources.item import Frame
 from edge_agent.sources.pacer import Pacer
-from edge_agent.sources.settings import Delivery, FolderSettings, Pace, VideoSettings
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError
+from shared.pipeline.sources import Delivery, FolderSettings, Pace, VideoSettings
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 IMAGES_MAX = 1_000_000
@@ -90,14 +93,17 @@ class FolderSource:
 class VideoSource:
     """Implements Source; see the rules above."""
 
-    def __init__(self, settings: VideoSettings, clock: Clock) -> None:
-        """Open nothing yet."""
+    def __init__(self, settings: VideoSettings, clock: Clock, *, fps_max: float = 0.0) -> None:
+        """Open nothing yet. Args: at most `fps_max` frames a second of the video's time; 0: all."""
         self._settings = settings
         self._clock = clock
         self._pacer = Pacer(clock)
         self._capture: cv2.VideoCapture | None = None
-        self._pause_s = 0.0
-        self._sequence = 0
+        self._fps_max = fps_max
+        self._rate = FrameRate(fps_max)
+        self._period_s = 0.0
+        self._is_paced = settings.pace is Pace.REALTIME
+        self._sequence = 0  # Of the next frame, taken or not
         self._frames_in_pass = 0
 
     @property
@@ -126,19 +132,20 @@ class VideoSource:
         self._frames_in_pass = 0
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         fps = fps if 0.0 < fps <= VIDEO_FPS_MAX else VIDEO_FPS_DEFAULT
-        self._pause_s = 1.0 / fps if self._settings.pace is Pace.REALTIME else 0.0
+        self._period_s = 1.0 / fps
+        self._rate = FrameRate(self._fps_max)
 
     def read(self, stop: threading.Event) -> Frame | None:
         """Return the next frame when it is due."""
+        first = self._sequence
         pixels = self._next_pixels()
         if pixels is None and self._settings.loop:
             self.open()
             pixels = self._next_pixels()
-        if pixels is None or not self._pacer.wait(self._pause_s, stop):
+        pause_s = (self._sequence - first) * self._period_s if self._is_paced else 0.0
+        if pixels is None or not self._pacer.wait(pause_s, stop):
             return None
-        frame = Frame(pixels, self._sequence, now_ms(self._clock), self._clock.monotonic_s())
-        self._sequence += 1
-        return frame
+        return Frame(pixels, self._sequence - 1, now_ms(self._clock), self._clock.monotonic_s())
 
     def close(self) -> None:
         """Let the file go."""
@@ -147,12 +154,17 @@ class VideoSource:
             self._capture = None
 
     def _next_pixels(self) -> NDArray[np.uint8] | None:
-        """Return the next frame's pixels; None at the end of the file."""
+        """Return the next frame's pixels, of those that the rate takes; None at the end."""
         assert self._capture is not None, "open comes first"
-        is_decoded, pixels = self._capture.read()
-        if is_decoded:
+        while self._capture.grab():
+            at_s = self._frames_in_pass * self._period_s
+            self._sequence += 1
             self._frames_in_pass += 1
-            return pixels.astype(np.uint8, copy=False)
+            if not self._rate.is_due(at_s):
+                continue
+            self._rate.take(at_s)
+            is_decoded, pixels = self._capture.retrieve()
+            return pixels.astype(np.uint8, copy=False) if is_decoded else None
         if not self._frames_in_pass:
             raise self._undecodable()
         return None

@@ -1,45 +1,54 @@
-"""MqttSource: a sensor that publishes to a broker near the device.
+"""MqttSource, MqttSensorsSource and MqttTextSource: messages of a broker near the device as items.
 
-1. paho's thread only puts payloads into a queue of MESSAGES_MAX; everything else happens in the
-   thread that reads. (An exception in a callback would end paho's thread without a trace.)
-2. When the queue runs over, what is in it is worth nothing as a series any more: it is emptied, the
-   window is cut, and the messages are counted as lost.
-3. A message that cannot be read is counted and left out; it cuts the window.
-4. A lost connection and a sensor that is silent for `silent_s_max` are TransientErrors: the capture
-   loop connects again. The window is cut.
+1. Every item counts, behind the bounded queue of paho_subscription.py. When messages were lost,
+   windows start again; texts go on.
+2. One sensor: a message that cannot be read is counted and left out; it cuts the window. So does a
+   pause above the window's `gap_s_max`.
+3. Many sensors ({sensor} in the topic): the rules are in sensor_feed.py; items are WindowBatches.
+4. A text is one payload in UTF-8; one that is not, is empty or is longer than `text_bytes_max` is
+   counted and left out.
+5. A lost connection and a silence of `silent_s_max` are TransientErrors: the capture loop connects
+   again, with empty windows.
 """
 
 import logging
-import queue
-import ssl
 import threading
 from collections import deque
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import paho.mqtt.client as mqtt
 from numpy.typing import NDArray
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent.sources.item import Window
-from edge_agent.sources.readings import parse_readings
-from edge_agent.sources.settings import MqttSettings
+from edge_agent.sources.item import TextItem, Window, WindowBatch
+from edge_agent.sources.paho_subscription import (
+    MESSAGES_MAX_OF_MANY,
+    STOP_CHECK_S,
+    Message,
+    Subscription,
+)
+from edge_agent.sources.readings import read_payload
+from edge_agent.sources.resampling import Resampler
+from edge_agent.sources.sensor_feed import SensorFeed, SensorWindows
+from edge_agent.sources.texts import to_text
 from edge_agent.sources.windowing import RollingWindow
 from shared.clock import Clock, now_ms
-from shared.errors import ContractError, TransientError
+from shared.errors import ContractError
+from shared.pipeline.sources import SENSOR_LEVEL, MqttSettings, MqttTextSettings
 
 log = logging.getLogger(__name__)
 
-MESSAGES_MAX = 1024
-CONNECT_TIMEOUT_S = 10.0
-KEEPALIVE_S = 30
-STOP_CHECK_S = 0.2
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row, and when the message with it came."""
+
+    values: NDArray[np.float32]  # (C,)
+    at_s: float
 
 
 class MqttSource:
-    """Implements Source; see the rules above."""
+    """Implements Source for one sensor; see the rules above."""
 
     is_every_item = True
 
@@ -47,157 +56,245 @@ class MqttSource:
         """Connect to nothing yet."""
         self._settings = settings
         self._clock = clock
+        self.subscription = Subscription(settings, clock, topic_filter=settings.topic)
         self._window = RollingWindow(settings.window, channels_count=settings.channels)
-        self._messages: queue.Queue[bytes] = queue.Queue(maxsize=MESSAGES_MAX)
-        self._has_run_over = threading.Event()
-        self._lost_reason = ""  # Set by paho's thread when the connection ends
-        self._rows: deque[NDArray[np.float32]] = deque()
-        self._client: mqtt.Client | None = None
+        self._resampler = None
+        if settings.resample is not None:
+            self._resampler = Resampler(settings.resample, channels_count=settings.channels)
+        self._messages: deque[Message] = deque()
+        self._rows: deque[_Row | None] = deque()  # None: a cut
         self._last_message_s = 0.0
         self._sequence = 0
-        self.lost_messages_count = 0
         self.bad_messages_count = 0
 
     @property
     def description(self) -> str:
         """Return what it is."""
-        settings = self._settings
-        return f"the topic {settings.topic} at {settings.host}:{settings.port}"
+        return self.subscription.description
+
+    @property
+    def lost_messages_count(self) -> int:
+        """Return how many messages were lost because the queue ran over."""
+        return self.subscription.lost_messages_count
 
     def open(self) -> None:
         """Connect and subscribe. Raises TransientError `source.lost` or ContractError."""
-        self.close()
-        self._messages = queue.Queue(maxsize=MESSAGES_MAX)
-        self._has_run_over.clear()
-        self._lost_reason = ""
-        self._cut()
+        self._start_again()
+        self.subscription.open()
         self._last_message_s = self._clock.monotonic_s()
-        client = self._new_client()
-        try:
-            client.connect(self._settings.host, self._settings.port, keepalive=KEEPALIVE_S)
-        except (OSError, ValueError) as error:
-            raise TransientError(
-                "source.lost",
-                f"Cannot reach {self.description}: {error}.",
-                remedy="Check that the broker runs there.",
-            ) from error
-        self._client = client
-        client.loop_start()
 
     def read(self, stop: threading.Event) -> Window | None:
         """Return the next window. Raises TransientError `source.lost`."""
         while not stop.is_set():
-            while self._rows:
-                samples = self._window.push(self._rows.popleft())
-                if samples is not None:
-                    self._sequence += 1
-                    at_s = self._clock.monotonic_s()
-                    return Window(samples, self._sequence - 1, now_ms(self._clock), at_s)
-            self._take_message()
+            window = self._next_window()
+            if window is not None:
+                return window
+            if self._messages:
+                self._read_message(self._messages.popleft())
+                continue
+            taken = self.subscription.take()
+            if taken is None:
+                self._start_again()
+            else:
+                self._messages.extend(taken)
         return None
 
     def close(self) -> None:
         """Disconnect."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.disconnect()
-            client.loop_stop()
+        self.subscription.close()
 
-    def _take_message(self) -> None:
-        """Turn the next message into rows; come back after STOP_CHECK_S without one."""
-        if self._has_run_over.is_set():
-            self._drop_all()
-        try:
-            message = self._messages.get(timeout=STOP_CHECK_S)
-        except queue.Empty:
-            self._check_connection()
-            return
-        now_s = self._clock.monotonic_s()
-        gap_s_max = self._settings.window.gap_s_max
-        if gap_s_max and now_s - self._last_message_s > gap_s_max:
+    def _next_window(self) -> Window | None:
+        while self._rows:
+            row = self._rows.popleft()
+            if row is None:
+                self._window.cut()
+                continue
+            samples = self._window.push(row.values)
+            if samples is not None:
+                self._sequence += 1
+                age_ms = round((self._clock.monotonic_s() - row.at_s) * 1000.0)
+                return Window(samples, self._sequence - 1, now_ms(self._clock) - age_ms, row.at_s)
+        return None
+
+    def _read_message(self, message: Message) -> None:
+        """Turn a message into rows."""
+        settings = self._settings
+        gap_s_max = settings.window.gap_s_max
+        if gap_s_max and message.at_s - self._last_message_s > gap_s_max:
             self._cut()
-        self._last_message_s = now_s
+        self._last_message_s = message.at_s
         try:
-            self._rows.extend(parse_readings(message, channels_count=self._settings.channels))
+            readings = read_payload(
+                message.payload, settings.payload, channels_count=settings.channels
+            )
         except ContractError as error:
             if not self.bad_messages_count:
                 log.warning("source.payload", extra={"detail": str(error), "code": error.code})
             self.bad_messages_count += 1
             self._cut()
-
-    def _check_connection(self) -> None:
-        """Asked when the queue is empty, so that what came before the end is used."""
-        if self._lost_reason:
-            raise TransientError("source.lost", f"Lost {self.description}: {self._lost_reason}.")
-        silent_s = self._clock.monotonic_s() - self._last_message_s
-        if self._settings.silent_s_max and silent_s > self._settings.silent_s_max:
-            raise TransientError(
-                "source.lost", f"No message on {self.description} for {silent_s:.0f} s."
-            )
-
-    def _drop_all(self) -> None:
-        """See rule 2."""
-        self._has_run_over.clear()
-        while not self._messages.empty():
-            self._messages.get_nowait()
-            self.lost_messages_count += 1
-        log.warning("source.run_over", extra={"lost_messages": self.lost_messages_count})
-        self._cut()
+            return
+        if self._resampler is None:
+            self._rows.extend(_Row(row, message.at_s) for row in readings.rows)
+            return
+        wall_s = self._clock.now_s() - (self._clock.monotonic_s() - message.at_s)
+        for index, row in enumerate(readings.rows):
+            time_s = wall_s if readings.times_s is None else float(readings.times_s[index])
+            resampled = self._resampler.push(time_s, row)
+            if resampled.is_cut:
+                self._rows.append(None)
+            self._rows.extend(_Row(made, message.at_s) for made in resampled.rows)
 
     def _cut(self) -> None:
+        self._rows.append(None)
+        if self._resampler is not None:
+            self._resampler.cut()
+
+    def _start_again(self) -> None:
+        self._messages.clear()
         self._rows.clear()
-        self._window.cut()
+        self._cut()
 
-    def _new_client(self) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        settings = self._settings
-        try:
-            if settings.username:
-                password = Path(settings.password_file) if settings.password_file else None
-                client.username_pw_set(
-                    settings.username, password.read_text("utf-8").strip() if password else None
-                )
-            if settings.ca_file:
-                client.tls_set(ca_certs=settings.ca_file, cert_reqs=ssl.CERT_REQUIRED)
-        except (OSError, ValueError) as error:
-            raise ContractError(
-                "source.missing", f"Cannot read a file of {self.description}: {error}."
-            ) from error
-        return client
 
-    # Below: paho's thread. It only leaves word.
+class MqttSensorsSource:
+    """Implements Source for many sensors of one topic; see the rules above."""
 
-    def _on_connect(
-        self,
-        client: mqtt.Client,
-        _userdata: object,
-        _flags: mqtt.ConnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if reason.is_failure:
-            self._lost_reason = str(reason)
-        else:
-            client.subscribe(self._settings.topic, qos=1)
+    is_every_item = True
 
-    def _on_disconnect(
-        self,
-        _client: mqtt.Client,
-        _userdata: object,
-        _flags: mqtt.DisconnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        self._lost_reason = str(reason)
+    def __init__(self, settings: MqttSettings, clock: Clock) -> None:
+        """Connect to nothing yet. Args: the topic has a level {sensor}."""
+        self._clock = clock
+        self._level = settings.topic.split("/").index(SENSOR_LEVEL)
+        self.subscription = Subscription(
+            settings,
+            clock,
+            topic_filter=settings.topic.replace(SENSOR_LEVEL, "+"),
+            messages_max=MESSAGES_MAX_OF_MANY,
+        )
+        self._feed = SensorFeed(settings)
+        self._messages: deque[Message] = deque()
+        self._batches: Iterator[SensorWindows] = iter(())
+        self._sequence = 0
 
-    def _on_message(
-        self, _client: mqtt.Client, _userdata: object, message: mqtt.MQTTMessage
-    ) -> None:
-        try:
-            self._messages.put_nowait(bytes(message.payload))
-        except queue.Full:
-            self._has_run_over.set()
+    @property
+    def description(self) -> str:
+        """Return what it is."""
+        return self.subscription.description
+
+    @property
+    def lost_messages_count(self) -> int:
+        """Return how many messages were lost: the queue ran over, or too many sensors."""
+        return self.subscription.lost_messages_count + self._feed.lost_messages_count
+
+    @property
+    def bad_messages_count(self) -> int:
+        """Return how many messages could not be read."""
+        return self._feed.bad_messages_count
+
+    @property
+    def sensors_count(self) -> int:
+        """Return how many sensors are known."""
+        return self._feed.sensors_count
+
+    def open(self) -> None:
+        """Connect and subscribe. Raises TransientError `source.lost` or ContractError."""
+        self._start_again()
+        self.subscription.open()
+
+    def read(self, stop: threading.Event) -> WindowBatch | None:
+        """Return the next windows. Raises TransientError `source.lost`."""
+        while not stop.is_set():
+            batch = next(self._batches, None) or self._feed.take(self._clock.monotonic_s())
+            if batch is not None:
+                return self._to_item(batch)
+            if self._messages:
+                self._batches = self._feed_message(self._messages.popleft())
+                continue
+            taken = self.subscription.take(self._wait_s())
+            if taken is None:
+                self._start_again()
+            else:
+                self._messages.extend(taken)
+        return None
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.subscription.close()
+
+    def _feed_message(self, message: Message) -> Iterator[SensorWindows]:
+        levels = message.topic.split("/")
+        name = levels[self._level] if self._level < len(levels) else ""
+        wall_s = self._clock.now_s() - (self._clock.monotonic_s() - message.at_s)
+        return self._feed.feed(name, message.payload, message.at_s, wall_s=wall_s)
+
+    def _wait_s(self) -> float:
+        due_s = self._feed.due_s()
+        if due_s is None:
+            return STOP_CHECK_S
+        return min(STOP_CHECK_S, max(0.0, due_s - self._clock.monotonic_s()))
+
+    def _to_item(self, batch: SensorWindows) -> WindowBatch:
+        first = self._sequence
+        self._sequence += len(batch.sensors)
+        age_ms = round((self._clock.monotonic_s() - batch.at_s) * 1000.0)
+        at_ms = now_ms(self._clock) - age_ms
+        return WindowBatch(batch.samples, batch.sensors, first, at_ms, batch.at_s)
+
+    def _start_again(self) -> None:
+        self._messages.clear()
+        self._batches = iter(())
+        self._feed.cut_all()
+
+
+class MqttTextSource:
+    """Implements Source for short messages; see the rules above."""
+
+    is_every_item = True
+
+    def __init__(self, settings: MqttTextSettings, clock: Clock) -> None:
+        """Connect to nothing yet."""
+        self._settings = settings
+        self._clock = clock
+        self.subscription = Subscription(settings, clock, topic_filter=settings.topic)
+        self._messages: deque[Message] = deque()
+        self._sequence = 0
+        self.bad_messages_count = 0
+
+    @property
+    def description(self) -> str:
+        """Return what it is."""
+        return self.subscription.description
+
+    @property
+    def lost_messages_count(self) -> int:
+        """Return how many messages were lost because the queue ran over."""
+        return self.subscription.lost_messages_count
+
+    def open(self) -> None:
+        """Connect and subscribe. Raises TransientError `source.lost` or ContractError."""
+        self.subscription.open()
+
+    def read(self, stop: threading.Event) -> TextItem | None:
+        """Return the next text. Raises TransientError `source.lost`."""
+        while not stop.is_set():
+            if not self._messages:
+                self._messages.extend(self.subscription.take() or ())
+                continue
+            message = self._messages.popleft()
+            text = to_text(message.payload, bytes_max=self._settings.text_bytes_max)
+            if text is None:
+                self._note_bad()
+                continue
+            self._sequence += 1
+            age_ms = round((self._clock.monotonic_s() - message.at_s) * 1000.0)
+            at_ms = now_ms(self._clock) - age_ms
+            return TextItem(text, self._sequence - 1, at_ms, message.at_s)
+        return None
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.subscription.close()
+
+    def _note_bad(self) -> None:
+        if not self.bad_messages_count:
+            log.warning("source.payload", extra={"detail": "No text in UTF-8, or too long."})
+        self.bad_messages_count += 1

@@ -18,7 +18,7 @@ from edge_agent.sources.item import Item
 
 
 class Source(Protocol):
-    """Implementations: opencv_*.py, csv_source.py, paho_source.py; the tests' own for faults."""
+    """Implementations: those in opening.py; the tests' own for faults."""
 
     @property
     def is_every_item(self) -> bool:
@@ -57,7 +57,14 @@ class LiveSource(Source, Protocol):
 
 @runtime_checkable
 class CountingSource(Source, Protocol):
-    """A source of messages, some of which may be worth nothing. Implementation: paho_source.py."""
+    """A source of messages, some of which may be worth nothing: paho_, modbus_, file_lines.py."""
 
-    lost_messages_count: int  # Since it was made; a queue ran over
-    bad_messages_count: int  # That could not be read
+    @property
+    def lost_messages_count(self) -> int:
+        """Return how many were lost since it was made: a queue ran over, say."""
+        ...
+
+    @property
+    def bad_messages_count(self) -> int:
+        """Return how many could not be read."""
+        ...

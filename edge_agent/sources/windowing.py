@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.sources.settings import WindowSettings
+from shared.pipeline.sources import WindowSettings
 
 
 class RollingWindow:

@@ -6,7 +6,8 @@
 2. A subject that comes and goes is told at most EVENTS_MAX times in EVENTS_S: after that the hub
    is told how it stands when there is room again, and how often it changed until then.
 3. What is only counted (messages that a sensor source lost or could not read, records that the
-   outbox dropped) is told when it rises, at most once in COUNTS_S, with how many in all.
+   outbox dropped, how often a model's process was started again) is told when it rises, at most
+   once in COUNTS_S, with how many in all.
 4. A release that was refused or undone is told once. What a process finds so when it starts was
    told by the one before; what it finds being undone was not.
 
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.sources.capture import CaptureState, CaptureStatus
+from edge_agent.telemetry.numbers import WorkerNumbers
 from shared.wire.records import EventRecord, HostRecord
 from shared.wire.report import Failure, ModelReport, UpdateState
 
@@ -107,6 +109,20 @@ class OperatorEvents:
             ]
         return [event for event in found if event is not None]
 
+    def of_workers(self, workers: Sequence[WorkerNumbers], *, now_s: float) -> list[EventRecord]:
+        """Return what is to be told of the processes that run models."""
+        found = [
+            self._risen(
+                ("worker.restarted", f"{worker.model} {worker.version}"),
+                worker.restarts_count,
+                f"The process that runs release {worker.version} of {worker.model} was started "
+                f"again, {{count}} times so far; the last one was {_literal(worker.last_cause)}.",
+                now_s,
+            )
+            for worker in workers
+        ]
+        return [event for event in found if event is not None]
+
     def of_models(self, models: Sequence[ModelReport]) -> list[EventRecord]:
         """Return what is to be told of releases that the device did not keep."""
         found = []
@@ -155,7 +171,7 @@ class OperatorEvents:
             case CaptureState.RUNNING:
                 text = f"The source of pipeline {name} is back."
                 return self._changed(subject, "source.back", text, now_s, is_good=True)
-            case CaptureState.RECONNECTING:
+            case CaptureState.RECONNECTING | CaptureState.STALLED:
                 text = f"Pipeline {name}: {source.detail}"
                 return self._changed(subject, "source.lost", text, now_s)
             case CaptureState.FAILED:
@@ -215,6 +231,11 @@ def _model_code(model: ModelReport, failure: Failure) -> str:
         return "model.undone"
     # A settled release that its slot does not hold any more, or a wish that does not go on.
     return "model.held_up" if model.state is not UpdateState.IDLE else "model.lost"
+
+
+def _literal(text: str) -> str:
+    """Return `text` so that `format` leaves it as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _event(code: str, text: str) -> EventRecord:

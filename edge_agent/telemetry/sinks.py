@@ -1,44 +1,23 @@
-"""Sinks: who listens to what a pipeline decides. Each is called once per item, in its thread.
+"""The hub's sinks: HubSink tells it decisions, WindowSink numbers. Called once per item, in order.
 
-HubSink tells the hub decisions; WindowSink tells it numbers; file_sink.FileSink writes lines.
+Those of the device and its neighbours are in edge_agent/sinks, which also opens them.
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from msgspec import Meta
+from msgspec import UNSET
 
 from edge_agent.decisions.decision import Decision, ItemResult
-from edge_agent.telemetry.file_sink import FileSink, FileSinkSettings
-from edge_agent.telemetry.window import TelemetryWindow, labels_of
+from edge_agent.sinks.due import Due
+from edge_agent.telemetry.window import TelemetryWindow
 from shared.clock import Clock
-from shared.settings import Settings
-from shared.wire.records import Body, DecisionRecord, Outcome
+from shared.pipeline.sinks import HubSinkSettings
+from shared.wire.records import Body, DecisionRecord, StageTimes
 
 WINDOW_S = 10.0
-
-Sink = Callable[[ItemResult], None]
-
-
-class Which(StrEnum):
-    """Which decisions the hub is told."""
-
-    ALL = "all"
-    CHANGES = "changes"  # When the conclusion is another one, and once per repeat_s
-    NONE = "none"
-
-
-class HubSinkSettings(Settings, frozen=True, tag="hub", tag_field="kind"):
-    """Which decisions the hub is told."""
-
-    which: Which = Which.CHANGES
-    repeat_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 60.0
-
-
-SinkSettings = HubSinkSettings | FileSinkSettings
 
 
 class Outbox(Protocol):
@@ -55,19 +34,22 @@ class ItemCounts:
 
     items_in: int
     items_dropped: int
+    items_gated: int | None = None  # None: there is no gate
+    stages: Mapping[str, StageTimes] = field(default_factory=dict)  # Of the last items
 
 
 class HubSink:
     """Puts decisions into the outbox. Belongs to one pipeline's thread."""
 
     def __init__(self, outbox: Outbox, settings: HubSinkSettings, clock: Clock) -> None:
-        self._outbox, self._settings, self._clock = outbox, settings, clock
-        self._told: tuple[object, ...] | None = None  # The last conclusion told, and by whom
-        self._told_s = 0.0
+        self._outbox, self._clock = outbox, clock
+        self._due = Due(settings.which, settings.repeat_s)
 
     def __call__(self, result: ItemResult) -> None:
         """Tell the hub `result` if it is a Decision that it should hear of."""
-        if not isinstance(result, Decision) or not self._is_due(result):
+        if not isinstance(result, Decision):
+            return
+        if not self._due.is_due(result, now_s=self._clock.monotonic_s()):
             return
         self._outbox.append(
             DecisionRecord(
@@ -78,18 +60,9 @@ class HubSink:
                 captured_ms=result.captured_ms,
                 latency_ms=result.latency_ms,
                 outcome=result.outcome,
+                sensor=result.sensor or UNSET,
             )
         )
-
-    def _is_due(self, decision: Decision) -> bool:
-        if self._settings.which is not Which.CHANGES:
-            return self._settings.which is Which.ALL
-        now_s = self._clock.monotonic_s()
-        conclusion = decision.model, decision.version, conclusion_of(decision.outcome)
-        if conclusion == self._told and now_s - self._told_s < self._settings.repeat_s:
-            return False
-        self._told, self._told_s = conclusion, now_s
-        return True
 
 
 class WindowSink:
@@ -156,19 +129,11 @@ class WindowSink:
                 now_s=now_s,
                 items_in=self._told.items_in - before.items_in,
                 items_dropped=self._told.items_dropped - before.items_dropped,
+                items_gated=_since(before.items_gated, self._told.items_gated),
+                stages=self._told.stages,
             )
         )
 
 
-def open_sink(settings: SinkSettings, outbox: Outbox, clock: Clock) -> Sink:
-    """Return the sink that `settings` describe."""
-    match settings:
-        case HubSinkSettings():
-            return HubSink(outbox, settings, clock)
-        case FileSinkSettings():
-            return FileSink(settings)
-
-
-def conclusion_of(outcome: Outcome) -> frozenset[str]:
-    """Return what counts as the same conclusion: the set of labels, however many of each."""
-    return frozenset(labels_of(outcome))
+def _since(before: int | None, now: int | None) -> int | None:
+    return None if now is None else now - (before or 0)

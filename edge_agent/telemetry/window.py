@@ -4,24 +4,22 @@
 2. Percentiles come from a sample of at most RESERVOIR_ITEMS_MAX items, each item of the window
    being in it with equal chance (Algorithm R: J. S. Vitter, "Random Sampling with a Reservoir",
    1985). Counts, means and maxima are of all items.
-3. How many items came in and were dropped only the source's mailbox knows: given at the close.
-4. At most LABELS_MAX labels are counted apart; what comes after them counts as OTHER_LABEL.
+3. An item that was held was not run: it has a latency, and no part in the times of inference.
+4. How many items came in and were dropped only the source's mailbox knows: given at the close.
+5. At most LABELS_MAX labels are counted apart; what comes after them counts as OTHER_LABEL.
 """
 
 import math
 import random
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
+from msgspec import UNSET
 
 from edge_agent.decisions.decision import Decision, ItemResult, MissedItem
-from shared.wire.records import (
-    LABELS_MAX,
-    Classified,
-    Detected,
-    Outcome,
-    Scored,
-    TelemetryRecord,
-)
+from edge_agent.sinks.due import labels_of
+from shared.wire.records import LABELS_MAX, StageTimes, TelemetryRecord
 
 RESERVOIR_ITEMS_MAX = 1024
 MILLISECONDS_MAX = 1e9  # The wire's
@@ -38,7 +36,8 @@ class TelemetryWindow:
         self.pipeline, self.model, self.version = pipeline, model, version
         self.started_s = started_s
         self._random = random.Random(seed)  # noqa: S311  (samples, keeps no secret)
-        self._sample: list[tuple[float, float]] = []  # (latency, inference), milliseconds
+        # (latency, inference) in milliseconds; the second is NaN where there was no run
+        self._sample: list[tuple[float, float]] = []
         self._decided_count = 0
         self._failed_count = 0
         self._confidence_sum = 0.0
@@ -67,7 +66,8 @@ class TelemetryWindow:
         self._swap_pause_ms_max = max(
             self._swap_pause_ms_max, _bounded(decision.swap_pause_ms, MILLISECONDS_MAX)
         )
-        self._keep((latency_ms, _bounded(decision.inference_ms, MILLISECONDS_MAX)))
+        inference_ms = _bounded(decision.inference_ms, MILLISECONDS_MAX)
+        self._keep((latency_ms, math.nan if decision.is_held else inference_ms))
         for label in labels_of(decision.outcome):
             self._count_label(label)
 
@@ -84,14 +84,20 @@ class TelemetryWindow:
             label = OTHER_LABEL
         self._labels[label] = self._labels.get(label, 0) + 1
 
-    def close(self, *, now_s: float, items_in: int, items_dropped: int) -> TelemetryRecord:
+    def close(
+        self,
+        *,
+        now_s: float,
+        items_in: int,
+        items_dropped: int,
+        items_gated: int | None = None,
+        stages: Mapping[str, StageTimes] = MappingProxyType({}),
+    ) -> TelemetryRecord:
         """Return what the window holds, told over the time since `started_s`."""
-        latency_p50 = latency_p95 = inference_p50 = inference_p95 = 0.0
-        if self._sample:
-            sample = np.asarray(self._sample)  # (items, 2)
-            p50, p95 = np.percentile(sample, (50, 95), axis=0)  # (2,) each
-            latency_p50, inference_p50 = float(p50[0]), float(p50[1])
-            latency_p95, inference_p95 = float(p95[0]), float(p95[1])
+        latencies_ms = [latency_ms for latency_ms, _ in self._sample]
+        runs_ms = [run_ms for _, run_ms in self._sample if not math.isnan(run_ms)]
+        latency_p50, latency_p95 = _percentiles(latencies_ms)
+        inference_p50, inference_p95 = _percentiles(runs_ms)
         return TelemetryRecord(
             pipeline=self.pipeline,
             model=self.model,
@@ -109,18 +115,22 @@ class TelemetryWindow:
             confidence_mean=min(1.0, self._confidence_sum / max(1, self._decided_count)),
             swap_pause_ms_max=self._swap_pause_ms_max,
             labels=dict(self._labels),
+            items_gated=UNSET if items_gated is None else max(0, items_gated),
+            stages={name: _bounded_times(times) for name, times in stages.items()} or UNSET,
         )
 
 
-def labels_of(outcome: Outcome) -> tuple[str, ...]:
-    """Return what an outcome counts as: its class, the label of each box, or normal/anomalous."""
-    match outcome:
-        case Classified(label=label):
-            return (label,)
-        case Detected(boxes=boxes):
-            return tuple(box.label for box in boxes)
-        case Scored(is_anomalous=is_anomalous):
-            return ("anomalous" if is_anomalous else "normal",)
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 50th and the 95th; 0 of nothing."""
+    if not values:
+        return 0.0, 0.0
+    p50, p95 = np.percentile(values, (50, 95))
+    return float(p50), float(p95)
+
+
+def _bounded_times(times: StageTimes) -> StageTimes:
+    values = (times.ms_p50, times.ms_p95, times.ms_p99)
+    return StageTimes(*(_bounded(value, MILLISECONDS_MAX) for value in values))
 
 
 def _bounded(value: float, most: float) -> float:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from edge_agent.updates.machine import Effect, Event, advance
 from shared.errors import IsthmusError
@@ -61,6 +61,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     slot: Slot
     stores_count: Count = 0
     proofs_count: Count = 0
+    # Why the choice of equal devices did not hold here; its variants are then measured anew.
+    unconfirmed: Annotated[str, Meta(max_length=TEXT_CHARS_MAX)] = ""
 
 
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,6 +150,15 @@ def start_proof(journal: Journal, event: Event, **changes: object) -> tuple[Jour
     assert attempt is not None
     counted = msgspec.structs.replace(attempt, proofs_count=attempt.proofs_count + 1)
     return move(journal, event, attempt=counted, **changes)
+
+
+def need_every_variant(journal: Journal, why: str) -> tuple[Journal, Effect]:
+    """Return the journal after a hint did not hold here: the release is wanted without it."""
+    attempt = journal.attempt
+    assert attempt is not None
+    unhinted = msgspec.structs.replace(attempt.release, fit_hint=UNSET)
+    anew = msgspec.structs.replace(attempt, release=unhinted, unconfirmed=why)
+    return move(journal, Event.UNCONFIRMED, attempt=anew)
 
 
 def refuse(journal: Journal, event: Event, failure: Failure) -> tuple[Journal, Effect]:

@@ -30,6 +30,7 @@ class Event(StrEnum):
     REJECTED = "rejected"  # The files are not what was signed, not understood, or do not fit
     PROVED = "proved"  # Loaded, and its golden outputs reproduced
     PROOF_FAILED = "proof_failed"
+    UNCONFIRMED = "unconfirmed"  # What equal devices chose does not hold here: bring every variant
     SETTLED = "settled"  # The trial is over and the new release is no worse
     WORSE = "worse"  # The trial says no
     UNDONE = "undone"  # The settled release serves again and has proved itself again
@@ -46,7 +47,7 @@ class Effect(StrEnum):
 
     REST = "rest"  # Nothing
     FETCH = "fetch"  # Bring the release into the slot that is not settled
-    PROVE = "prove"  # Load it and run its golden inputs
+    PROVE = "prove"  # Measure its variants, load the chosen one and run its golden inputs
     TRY = "try"  # Put it on with the settled release beside it, and watch
     KEEP = "keep"  # Run nothing beside it any more
     GO_BACK = "go_back"  # Put the settled release on again and prove it again
@@ -85,6 +86,7 @@ TABLE: Mapping[tuple[UpdateState, Event], Step] = MappingProxyType(
         #
         (_S.STAGED, Event.PROVED): Step(_S.TRIAL, Effect.TRY),
         (_S.STAGED, Event.PROOF_FAILED): _REFUSED,
+        (_S.STAGED, Event.UNCONFIRMED): _FETCH,
         (_S.STAGED, Event.RETARGETED): _FETCH,
         (_S.STAGED, Event.WITHDRAWN): _IDLE,
         (_S.STAGED, Event.RESTARTED): _PROVE,

@@ -24,6 +24,7 @@ from edge_agent.updates.journal import (
     failure_for,
     failure_of,
     move,
+    need_every_variant,
     refuse,
     restart_event,
     start_proof,
@@ -31,6 +32,7 @@ from edge_agent.updates.journal import (
 from edge_agent.updates.machine import Effect, Event
 from edge_agent.updates.parts import Parts
 from edge_agent.updates.plan import next_event
+from edge_agent.updates.proving import Unconfirmed
 from edge_agent.updates.release_source import FetchedRelease
 from edge_agent.updates.reporting import model_report
 from edge_agent.updates.starting import RELEASE_ERRORS, Starter
@@ -43,6 +45,7 @@ from shared.errors import (
     RefusedError,
     TransientError,
 )
+from shared.wire.fit import FitReport
 from shared.wire.report import ModelReport, UpdateState
 from shared.wire.target import TargetRelease
 
@@ -70,6 +73,7 @@ class ModelUpdater:
         self._progress = 0.0
         self._backoff = Backoff(delay_s_min=parts.retry_s_min, delay_s_max=parts.retry_s_max)
         self._retry_at_s = 0.0
+        self._fit: FitReport | None = None  # The newest table; one that was refused is kept too
 
     # What others may ask
 
@@ -106,6 +110,7 @@ class ModelUpdater:
             self._release,
             progress=self._progress,
             trial_items=self._changeover.trial_items,
+            fit=self._fit,
         )
 
     # Start
@@ -134,6 +139,7 @@ class ModelUpdater:
         journal, settled = Starter(parts.journals, parts.slots, parts.prover).start(self.model)
         if settled is not None:
             self._changeover.serve(settled)
+            self._fit = settled.fit
             if journal.receipt is not None:
                 receipt = parts.receipts.renew(journal.receipt, settled)
                 journal = msgspec.structs.replace(journal, receipt=receipt)
@@ -253,6 +259,7 @@ class ModelUpdater:
         parts, release = self._parts, attempt.release
         folder = parts.slots.prepare(self.model, attempt.slot, release.manifest_digest)
         with parts.slots.guard():
+            parts.prover.fits.forget(folder)  # Of an earlier attempt, under other limits perhaps
             fetched = parts.source.fetch(release, folder, on_progress=self._on_progress, stop=stop)
         _check(fetched, release)
         parts.slots.sync(self.model, attempt.slot)
@@ -260,14 +267,26 @@ class ModelUpdater:
     def _on_progress(self, share: float) -> None:
         self._progress = share
 
+    def _on_fit(self, fit: FitReport) -> None:
+        self._fit = fit
+
     def _prove(self) -> None:
         attempt = self._steps.attempt
         folder = self._parts.slots.path(self.model, attempt.slot)
         try:
-            digest = attempt.release.manifest_digest
-            candidate = self._parts.prover.prove(self.model, folder, digest)
+            candidate = self._parts.prover.prove_attempt(
+                self.model,
+                folder,
+                attempt.release,
+                why=attempt.unconfirmed,
+                on_fit=self._on_fit,
+            )
         except RELEASE_ERRORS as error:
             self._refuse(Event.PROOF_FAILED, attempt, error)
+            return
+        if isinstance(candidate, Unconfirmed):
+            log.info("update.unconfirmed", extra={"model": self.model, "why": candidate.why})
+            self._steps.take(need_every_variant(self._steps.journal, candidate.why))
             return
         self._changeover.candidate = candidate
         self._steps.take(move(self._steps.journal, Event.PROVED))

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from edge_agent.inference.active_model import LoadedRelease
 from edge_agent.updates.journal import Journal, failure_for
+from shared.wire.fit import FitReport
 from shared.wire.report import LearningReport, ModelReport, Report, UpdateState
 from shared.wire.target import TargetRelease
 
@@ -22,6 +23,7 @@ def model_report(
     *,
     progress: float,
     trial_items: int,
+    fit: FitReport | None = None,
 ) -> ModelReport:
     """Return what one model's journal, serving release and wished release come to."""
     settled = journal.settled
@@ -42,6 +44,7 @@ def model_report(
         trial_items=trial_items,
         failure=journal.failure,
         receipt=journal.receipt if has_settled_on else None,
+        fit=fit or UNSET,
     )
 
 

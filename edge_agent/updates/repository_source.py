@@ -4,18 +4,24 @@
 2. The manifest's signed digest must be the one the Target names; the artifact and golden set must
    be signed with the very digests that stand in the manifest.
 3. A file that is here and verifies is not fetched again; one that was begun goes on.
-4. `release.json` is written last and says which manifest the folder holds, and which variant:
+4. `release.json` is written last and says which manifest the folder holds, and which variants:
    without it there is nothing to reopen.
+5. Of a release with one variant the files are model.onnx and golden.npz; of one with several,
+   variant-0.onnx, variant-0.npz and so on, by their place in the manifest; tokenizer.json lies
+   beside them where the release has one. `keep` first writes down which one stays, then removes
+   the others.
 """
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, Meta
 
 from edge_agent.updates.file_blocks import disk_errors
-from edge_agent.updates.release_source import FetchedRelease
+from edge_agent.updates.release_source import FetchedRelease, FetchedVariant
 from edge_agent.updates.transfer import BlockTransfer
 from edge_agent.updates.tuf_verifier import TrustedFile, TrustedTargets, TufVerifier
 from shared.durable_file import write_durably
@@ -23,6 +29,8 @@ from shared.errors import ContractError, IntegrityError, RefusedError
 from shared.release.digest import digest_of, digest_of_file
 from shared.release.manifest import (
     MANIFEST_BYTES_MAX,
+    TOKENIZER,
+    VARIANTS_MAX,
     FileEntry,
     Manifest,
     Variant,
@@ -36,16 +44,20 @@ MANIFEST = "manifest.json"
 ARTIFACT = "model.onnx"
 GOLDEN = "golden.npz"
 MARK = "release.json"
-MARK_BYTES_MAX = 1000
+MARK_BYTES_MAX = 4000
 
 Progress = Callable[[float], None]
+# Returns the variants of a release that this device brings, best first; at least one.
+WorthTrying = Callable[[Manifest, TargetRelease], tuple[Variant, ...]]
 
 
-class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What release.json holds."""
 
     manifest_digest: Digest
-    precision: ShortText
+    precision: ShortText  # Of the variant that is kept, or of the best one
+    others: Annotated[tuple[ShortText, ...], Meta(max_length=VARIANTS_MAX)] = ()
+    is_numbered: bool = False  # Whether the files are called by their variants' places
 
 
 class RepositorySource:
@@ -57,11 +69,14 @@ class RepositorySource:
         verifier: TufVerifier,
         *,
         precisions: tuple[str, ...] | None = None,
+        worth_trying: WorthTrying | None = None,
     ) -> None:
-        """Args: `precisions` this device accepts; None accepts every one."""
+        """Args: worth_trying: what to bring; None: the best variant of accepted `precisions`."""
         self._transfer = transfer
         self._verifier = verifier
-        self._precisions = precisions
+        self._worth_trying = worth_trying or (
+            lambda manifest, _release: (best_variant(manifest, precisions),)
+        )
 
     def fetch(
         self,
@@ -81,21 +96,26 @@ class RepositorySource:
             into.mkdir(parents=True, exist_ok=True)
         trusted = self._verifier.refresh(stop)
         manifest = self._fetch_manifest(trusted, release, into, stop)
-        variant = _choose(manifest, self._precisions)
-        mark = msgspec.json.encode(_Mark(release.manifest_digest, variant.precision))
-        _unmark_others(into / MARK, mark)
-        parts = (
-            (_vouched(trusted, variant.artifact, release), into / ARTIFACT),
-            (_vouched(trusted, variant.golden, release), into / GOLDEN),
-        )
+        variants = self._worth_trying(manifest, release)
+        mark = _mark_of(manifest, release.manifest_digest, variants)
+        data = msgspec.json.encode(mark)
+        _unmark_others(into / MARK, data)
+        fetched = _fetched(into, manifest, mark)
+        parts = [
+            (_vouched(trusted, entry, release), path)
+            for each in fetched.candidates
+            for entry, path in _files(each)
+        ]
+        if manifest.tokenizer is not UNSET:
+            parts.append((_vouched(trusted, manifest.tokenizer, release), into / TOKENIZER))
         total_bytes, done_bytes = sum(file.file_bytes for file, _ in parts), 0
         for file, path in parts:
             progress = _scaled(on_progress, done_bytes, file.file_bytes, total_bytes)
             self._fetch_file(file, path, progress, stop)
             done_bytes += file.file_bytes
-        write_durably(into / MARK, mark)
+        write_durably(into / MARK, data)
         on_progress(1.0)
-        return _fetched(into, manifest, release.manifest_digest, variant)
+        return fetched
 
     def reopen(self, folder: Path) -> FetchedRelease:
         """Return a release that `fetch` brought into `folder` earlier, every byte checked again.
@@ -103,19 +123,22 @@ class RepositorySource:
         This finds a damaged disk, not somebody who may write to it: trust in what is on the disk
         is trust in the disk. Raises IntegrityError `release.digest`.
         """
-        mark = _read_mark(folder / MARK)
-        data = _read(folder / MANIFEST, bytes_max=MANIFEST_BYTES_MAX)
-        if digest_of(data) != mark.manifest_digest:
-            raise _damaged(folder / MANIFEST)
-        manifest = decode_manifest(data)
-        variant = _choose(manifest, (mark.precision,))
-        for entry, path in (
-            (variant.artifact, folder / ARTIFACT),
-            (variant.golden, folder / GOLDEN),
-        ):
-            if not _is_file(path, entry):
-                raise _damaged(path)
-        return _fetched(folder, manifest, mark.manifest_digest, variant)
+        return reopen_release(folder)
+
+    def keep(self, folder: Path, fetched: FetchedRelease, chosen: FetchedVariant) -> FetchedRelease:
+        """Return `fetched` with nothing but `chosen`; see ReleaseSource.keep and rule 5."""
+        mark = _mark_of(fetched.manifest, fetched.manifest_digest, (chosen.variant,))
+        if chosen.artifact_path.name == ARTIFACT:
+            mark = msgspec.structs.replace(mark, is_numbered=False)
+        data = msgspec.json.encode(mark)
+        with disk_errors():
+            if _read(folder / MARK, bytes_max=MARK_BYTES_MAX) != data:
+                write_durably(folder / MARK, data)
+            kept = {chosen.artifact_path.name, chosen.golden_path.name}
+            for path in (*folder.glob("variant-*.onnx"), *folder.glob("variant-*.npz")):
+                if path.name not in kept:
+                    path.unlink()
+        return _fetched(folder, fetched.manifest, mark)
 
     def _fetch_manifest(
         self,
@@ -167,15 +190,43 @@ class RepositorySource:
         )
 
 
-def _choose(manifest: Manifest, precisions: tuple[str, ...] | None) -> Variant:
-    """Return the first variant, best first, of a precision that is accepted."""
+def reopen_release(folder: Path) -> FetchedRelease:
+    """Return the release that `folder` holds, every byte checked.
+
+    Raises IntegrityError `release.digest`.
+    """
+    mark = _read_mark(folder / MARK)
+    data = _read(folder / MANIFEST, bytes_max=MANIFEST_BYTES_MAX)
+    if digest_of(data) != mark.manifest_digest:
+        raise _damaged(folder / MANIFEST)
+    fetched = _fetched(folder, decode_manifest(data), mark)
+    for each in fetched.candidates:
+        for entry, path in _files(each):
+            if not _is_file(path, entry):
+                raise _damaged(path)
+    tokenizer = fetched.manifest.tokenizer
+    if tokenizer is not UNSET and not _is_file(folder / TOKENIZER, tokenizer):
+        raise _damaged(folder / TOKENIZER)
+    return fetched
+
+
+def best_variant(manifest: Manifest, precisions: tuple[str, ...] | None) -> Variant:
+    """Return the first variant, best first, of a precision that is accepted; None: of any.
+
+    Raises RefusedError `release.no_variant`.
+    """
     for variant in manifest.variants:
         if precisions is None or variant.precision in precisions:
             return variant
-    raise RefusedError(
+    raise no_variant(manifest, "Publish one of: " + ", ".join(precisions or ()) + ".")
+
+
+def no_variant(manifest: Manifest, remedy: str) -> RefusedError:
+    """Return the refusal of a release that holds nothing for this device."""
+    return RefusedError(
         "release.no_variant",
         f"{manifest.model}:{manifest.version} has no variant that this device accepts.",
-        remedy="Publish one of: " + ", ".join(precisions or ()) + ".",
+        remedy=remedy,
     )
 
 
@@ -196,16 +247,42 @@ def _scaled(on_progress: Progress, done: int, part: int, total: int) -> Progress
     return lambda share: on_progress(min(1.0, (done + share * part) / max(1, total)))
 
 
-def _fetched(
-    folder: Path, manifest: Manifest, manifest_digest: str, variant: Variant
-) -> FetchedRelease:
+def _mark_of(manifest: Manifest, digest: str, variants: tuple[Variant, ...]) -> _Mark:
+    return _Mark(
+        manifest_digest=digest,
+        precision=variants[0].precision,
+        others=tuple(variant.precision for variant in variants[1:]),
+        is_numbered=len(manifest.variants) > 1,
+    )
+
+
+def _fetched(folder: Path, manifest: Manifest, mark: _Mark) -> FetchedRelease:
+    """Return what `mark` says that `folder` holds. Raises RefusedError `release.no_variant`."""
+    first, *others = (
+        _on_disk(folder, manifest, best_variant(manifest, (precision,)), mark)
+        for precision in (mark.precision, *mark.others)
+    )
     return FetchedRelease(
         manifest=manifest,
-        manifest_digest=manifest_digest,
-        variant=variant,
-        artifact_path=folder / ARTIFACT,
-        golden_path=folder / GOLDEN,
+        manifest_digest=mark.manifest_digest,
+        variant=first.variant,
+        artifact_path=first.artifact_path,
+        golden_path=first.golden_path,
+        others=tuple(others),
+        tokenizer_path=None if manifest.tokenizer is UNSET else folder / TOKENIZER,
     )
+
+
+def _on_disk(folder: Path, manifest: Manifest, variant: Variant, mark: _Mark) -> FetchedVariant:
+    if not mark.is_numbered:
+        return FetchedVariant(variant, folder / ARTIFACT, folder / GOLDEN)
+    name = f"variant-{manifest.variants.index(variant)}"
+    return FetchedVariant(variant, folder / f"{name}.onnx", folder / f"{name}.npz")
+
+
+def _files(fetched: FetchedVariant) -> tuple[tuple[FileEntry, Path], ...]:
+    variant = fetched.variant
+    return (variant.artifact, fetched.artifact_path), (variant.golden, fetched.golden_path)
 
 
 def _unmark_others(path: Path, mark: bytes) -> None:

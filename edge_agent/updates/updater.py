@@ -9,6 +9,8 @@
 3. Of several Targets that wait the one with the highest revision is taken; one below the revision
    that is taken up already is old news. It is on the disk before it is followed.
 4. A fetch ends early when a Target arrives that no longer names what is being fetched.
+5. A model that comes while the agent runs (the hub has ordered a pipeline that uses it) is started
+   like any other, before the next step.
 
 What must not live here: rules about one model (model_updater.py and the pure files it asks).
 """
@@ -20,8 +22,10 @@ from collections.abc import Callable, Mapping
 from msgspec import UNSET, UnsetType
 
 from edge_agent.inference.active_model import ActiveModel
+from edge_agent.updates.file_fit import FileFits
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
+from edge_agent.updates.fitting import Fitter
 from edge_agent.updates.interrupt import EitherEvent
 from edge_agent.updates.model_updater import ModelUpdater
 from edge_agent.updates.parts import Parts
@@ -47,6 +51,7 @@ class UpdateSettings(Settings, frozen=True):
     retry_s_min: Seconds = 1.0
     retry_s_max: Seconds = 60.0
     free_bytes_min: Count = 64 << 20  # A release is not begun with less on the disk
+    fit_bytes_max: Count = 256 << 20  # Of all variants of a release that are brought to measure
     progress_s: Seconds = 2.0  # Between reports that differ in progress numbers only
 
 
@@ -68,26 +73,34 @@ class Updater:
         learning: Callable[[], tuple[LearningReport, ...] | UnsetType] = lambda: UNSET,
         clock: Clock,
         settings: UpdateSettings,
+        fitter: Fitter | None = None,
+        fits: FileFits | None = None,
     ) -> None:
-        """Args: models, by name: each is written by this updater only, read by every loop."""
-        parts = Parts(
+        """Args: models, by name: each is written by this updater only, read by every loop.
+
+        Others may be added to it at any time, by any thread; none is ever taken away.
+        `fitter` measures a release's variants; None: the best one is taken unmeasured.
+        """
+        self._parts = Parts(
             source=source,
             journals=journals,
             slots=slots,
-            prover=Prover(source, load_session, prove_golden),
+            prover=Prover(source, load_session, prove_golden, fitter, fits or FileFits()),
             receipts=receipts,
             clock=clock,
             retry_s_min=settings.retry_s_min,
             retry_s_max=settings.retry_s_max,
         )
-        self._models = tuple(ModelUpdater(active, parts) for active in models.values())
+        self._is_started = False
+        self._active_models = models
+        self._models: tuple[ModelUpdater, ...] = ()
+        self._welcome_models()
         self._target_file = target_file
         self._pipelines = pipelines
         self._learning = learning
         self._clock = clock
         self._settings = settings
         self._target: Target | None = None
-        self._is_started = False
         self._turn = 0  # Whose fetch is next
         self._lock = threading.Lock()
         self._waiting: Target | None = None  # Guarded by the lock, like the two below
@@ -132,8 +145,18 @@ class Updater:
             model.start()
         self._is_started = True
 
+    def _welcome_models(self) -> None:
+        """Take up the models that came since; see rule 5."""
+        known = {model.model for model in self._models}
+        for name in [name for name in list(self._active_models) if name not in known]:
+            fresh = ModelUpdater(self._active_models[name], self._parts)
+            if self._is_started:
+                fresh.start()
+            self._models = (*self._models, fresh)
+
     def step(self, stop: threading.Event) -> None:
         """Do one bounded piece of work for every model, and one model's fetch."""
+        self._welcome_models()
         self._take_target()
         for model in self._models:
             self._advance(model)

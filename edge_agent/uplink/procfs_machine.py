@@ -33,6 +33,12 @@ def read_boot_id() -> str:
 
 
 def _board() -> str:
+    """Return the board and its processor: both say which devices are equally fast."""
+    names = dict.fromkeys(name for name in (_board_name(), _processor()) if name)
+    return ", ".join(names) or "unknown"
+
+
+def _board_name() -> str:
     for path in _BOARD_FILES:
         try:
             text = path.read_text().strip("\0 \n")
@@ -40,7 +46,7 @@ def _board() -> str:
             continue
         if text:
             return text
-    return _processor() or "unknown"
+    return ""
 
 
 def _processor() -> str:

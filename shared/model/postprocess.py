@@ -7,24 +7,30 @@ What must not live here: thresholds of a device (they come in as arguments), lab
 2. Boxes come out best first, each class thinned by non-maximum suppression, at most BOXES_MAX, in
    shares of the frame (0..1). A box without area is dropped.
 3. A number that is not finite in what is read is a failed inference, never a decision.
-4. Decoders: FastestDet as in github.com/dog-qiuqiu/FastestDet example/onnx-runtime (class scores
-   already softmaxed in the graph; score = objectness x best class); YOLO as YOLOX and YOLOv5
-   export it decoded; SSD corners as Ultra-Light-Fast-Generic-Face-Detector, class 0 background.
+4. A mask's class at a pixel is the strongest; only the frame's part of it counts, letterbox
+   padding is left out.
+5. Boxes are decoded in box_decoders.py.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import RefusedError
+from shared.model.box_decoders import Boxes as Boxes
+from shared.model.box_decoders import decode_boxes, expected, finite, fits
 from shared.model.preprocess import Placement
-from shared.model.spec import Decoder, ImageInput, ModelSpec
-from shared.wire.records import BOXES_MAX
+from shared.model.spec import Decoder, Layout, ModelSpec, Task, WindowInput
+from shared.wire.limits import NUMBER_MAX
+from shared.wire.records import BOXES_MAX, VALUES_MAX
 
 CANDIDATES_MAX = 1000  # Boxes that enter suppression: the best ones; a noise model gives thousands.
+SHAPES_KEPT = 64  # Of outputs that were compared with a spec: the same come with every frame
+SUPPRESSED_AT_ONCE = 128  # Boxes compared each with each in one pass
+MASK_AXES = 4
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float32]
@@ -32,15 +38,11 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
-    """Objects in one frame, best first."""
+class Segments:
+    """Which class each pixel of one frame is of."""
 
-    corners: Floats  # (n, 4) left, top, right, bottom
-    scores: Floats  # (n,) 0..1
-    classes: Indices  # (n,)
-
-    def __len__(self) -> int:
-        return int(self.scores.shape[0])
+    mask: Indices  # (h, w) at the model's resolution, the frame's part of it
+    shares: NDArray[np.float64]  # (classes,) of the frame's pixels; they sum to 1
 
 
 def class_scores(outputs: tuple[Array, ...], spec: ModelSpec) -> Floats:
@@ -49,7 +51,7 @@ def class_scores(outputs: tuple[Array, ...], spec: ModelSpec) -> Floats:
     Raises RefusedError `inference.output`.
     """
     check_outputs(outputs, spec)
-    values = _finite(outputs[0].reshape(-1))
+    values = finite(outputs[0].reshape(-1))
     if spec.output.decoder is Decoder.LOGITS:
         values = np.exp(values - values.max())
     values = np.clip(values, 0.0, None)
@@ -83,12 +85,16 @@ def detected_boxes(
     check_outputs(outputs, spec)
     confidence_min = spec.output.confidence_min if confidence_min is None else confidence_min
     overlap_max = spec.output.overlap_max if overlap_max is None else overlap_max
-    found = _DECODERS[spec.output.decoder](outputs, spec, confidence_min)
+    found = decode_boxes(outputs, spec, confidence_min)
+    if not len(found):
+        return found
     corners = placement.to_frame_shares(found.corners)
     has_area = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     best = np.flatnonzero(has_area)
     best = best[np.argsort(-found.scores[best], kind="stable")][:CANDIDATES_MAX]
     candidates = _pick(Boxes(corners, found.scores, found.classes), best)
+    if len(candidates) <= 1:
+        return candidates
     return _pick(candidates, suppress(candidates, overlap_max=overlap_max)[:BOXES_MAX])
 
 
@@ -97,7 +103,8 @@ def anomaly_score(outputs: tuple[Array, ...], batch: Array, spec: ModelSpec) -> 
 
     Args:
         outputs: the model's.
-        batch: the input tensor they came from.
+        batch: the input tensor they came from; where last rows are foretold, those rows
+            (`compared_with`).
         spec: the model's.
 
     Raises:
@@ -105,15 +112,61 @@ def anomaly_score(outputs: tuple[Array, ...], batch: Array, spec: ModelSpec) -> 
     """
     check_outputs(outputs, spec)
     if spec.output.decoder is Decoder.SCORE:
-        return float(_finite(outputs[0].reshape(-1))[0])
-    error = _finite(outputs[0]) - batch.astype(np.float32, copy=False)
+        return float(finite(outputs[0].reshape(-1))[0])
+    error = finite(outputs[0]).reshape(batch.shape) - batch.astype(np.float32, copy=False)
     return float(np.mean(np.square(error)))
+
+
+def estimated_values(outputs: tuple[Array, ...], spec: ModelSpec) -> tuple[float, ...]:
+    """Return the numbers of a regression or a forecast, in the model's order.
+
+    Raises RefusedError `inference.output`.
+    """
+    check_outputs(outputs, spec)
+    values = finite(outputs[0].reshape(-1))
+    if float(np.abs(values).max()) > NUMBER_MAX:
+        raise RefusedError("inference.output", f"A value is beyond {NUMBER_MAX:g}.")
+    return tuple(values.tolist())
+
+
+def segmented(outputs: tuple[Array, ...], spec: ModelSpec, *, placement: Placement) -> Segments:
+    """Return which class each pixel of a frame is of; see rule 4.
+
+    Args:
+        outputs: the model's: (1, classes, h, w) scores of any kind, the largest counts; or
+            (1, 1, h, w): whole numbers are classes, floats above 0 are the second of two.
+        spec: the model's.
+        placement: where the frame lay within the model's input.
+
+    Raises:
+        RefusedError: `inference.output`.
+    """
+    check_outputs(outputs, spec)
+    rows, columns = _frame_part(outputs[0].shape[2:], placement)
+    scores = outputs[0][0][:, rows, columns]  # (classes or 1, h, w)
+    classes = len(spec.output.classes)
+    if scores.dtype.kind in "iub":
+        mask = scores[0].astype(np.int64)
+    elif scores.shape[0] == 1 and classes > 1:
+        mask = (finite(scores[0]) > 0).astype(np.int64)
+    else:
+        mask = finite(scores).argmax(axis=0).astype(np.int64)
+    if int(mask.min()) < 0 or int(mask.max()) >= classes:
+        raise RefusedError("inference.output", "The mask names a class that the spec does not.")
+    counts = np.bincount(mask.reshape(-1), minlength=classes)
+    return Segments(mask, counts / mask.size)
+
+
+def shares_by_name(segments: Segments, spec: ModelSpec) -> dict[str, float]:
+    """Return the share of the frame of each class that has a pixel, by its name."""
+    named = zip(spec.output.classes, segments.shares.tolist(), strict=True)
+    return {name: min(1.0, share) for name, share in named if share > 0}
 
 
 def check_outputs(outputs: tuple[Array, ...], spec: ModelSpec) -> None:
     """Raise RefusedError `inference.output` if outputs cannot be read as the spec says; rule 1."""
     shapes = tuple(output.shape for output in outputs)
-    if not _fits(shapes, spec):
+    if not _fits(shapes, spec) or _is_unclear(outputs, spec):
         got = ", ".join(str(shape) for shape in shapes) or "nothing"
         raise RefusedError(
             "inference.output",
@@ -125,146 +178,111 @@ def check_outputs(outputs: tuple[Array, ...], spec: ModelSpec) -> None:
 def suppress(boxes: Boxes, *, overlap_max: float) -> Indices:
     """Return the indices of boxes that stay: per class, none overlaps a better one by more.
 
-    `boxes` are best first, and so is what stays. Greedy, as in Girshick et al., R-CNN, 2014.
+    `boxes` are best first, and so is what stays. Greedy, as in Girshick et al., R-CNN, 2014; boxes
+    are compared a block at a time, and what stays of a block thins all that come after it.
     """
-    corners = boxes.corners.astype(np.float64)
     # One pass for all classes: boxes of different classes are moved so that they cannot meet.
-    shifted = corners + 2.0 * boxes.classes[:, None]
-    alive = np.ones(len(boxes), dtype=bool)
+    shifted = boxes.corners.astype(np.float64) + 2.0 * boxes.classes[:, None]
+    left = np.arange(len(boxes))
     kept: list[int] = []
-    for index in range(len(boxes)):
-        if not alive[index]:
-            continue
-        kept.append(index)
-        if len(kept) == BOXES_MAX:
-            break
-        later = np.flatnonzero(alive[index + 1 :]) + index + 1
-        overlap = overlaps(shifted[index : index + 1], shifted[later])[0]
-        alive[later[overlap > overlap_max]] = False
-    return np.asarray(kept, dtype=np.int64)
+    while left.size and len(kept) < BOXES_MAX:
+        block, left = left[:SUPPRESSED_AT_ONCE], left[SUPPRESSED_AT_ONCE:]
+        is_close = overlaps(shifted[block], shifted[block]) > overlap_max
+        is_out = np.zeros(block.size, dtype=bool)
+        stays = []
+        for index in range(block.size):
+            if not is_out[index]:
+                stays.append(index)
+                is_out |= is_close[index]
+        found = block[stays]
+        kept += found.tolist()
+        if left.size:
+            is_met = overlaps(shifted[found], shifted[left]) > overlap_max
+            left = left[~is_met.any(axis=0)]
+    return np.asarray(kept[:BOXES_MAX], dtype=np.int64)
 
 
 def overlaps(corners: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the intersection over union of each of (n, 4) with each of (m, 4): (n, m)."""
     a, b = corners.astype(np.float64)[:, None], others.astype(np.float64)[None]
     size = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (n, m, 2)
-    both = np.prod(np.clip(size, 0.0, None), axis=-1)
-    area_a = np.prod(a[..., 2:] - a[..., :2], axis=-1)
-    area_b = np.prod(b[..., 2:] - b[..., :2], axis=-1)
+    size = np.maximum(size, 0.0)
+    both = size[..., 0] * size[..., 1]
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
     union = area_a + area_b - both
     shares: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return shares
 
 
-def _decode_fastestdet(outputs: tuple[Array, ...], _: ModelSpec, confidence_min: float) -> Boxes:
-    grid = _finite(outputs[0][0])  # (5 + classes, rows, columns)
-    _, rows, columns = grid.shape
-    scores = grid[0] * grid[5:].max(axis=0)  # (rows, columns)
-    row, column = np.nonzero(scores >= confidence_min)
-    cells = grid[:, row, column]  # (5 + classes, n)
-    centre_x = (column + np.tanh(cells[1])) / columns
-    centre_y = (row + np.tanh(cells[2])) / rows
-    sizes = 1.0 / (1.0 + np.exp(-np.clip(cells[3:5], -60.0, 60.0)))  # (2, n)
-    corners = _corners(centre_x, centre_y, sizes[0], sizes[1])
-    return _boxes(corners, scores[row, column], cells[5:].argmax(axis=0))
-
-
-def _decode_ssd_corners(outputs: tuple[Array, ...], _: ModelSpec, confidence_min: float) -> Boxes:
-    by_class = _finite(outputs[0][0])[:, 1:]  # (n, classes), without background
-    row, class_index = np.nonzero(by_class >= confidence_min)
-    return _boxes(_finite(outputs[1][0])[row], by_class[row, class_index], class_index)
-
-
-def _decode_yolo(outputs: tuple[Array, ...], spec: ModelSpec, confidence_min: float) -> Boxes:
-    rows = _finite(outputs[0][0])  # (n, 5 + classes)
-    scores = rows[:, 4] * rows[:, 5:].max(axis=1)
-    chosen = rows[scores >= confidence_min]
-    corners = _corners(chosen[:, 0], chosen[:, 1], chosen[:, 2], chosen[:, 3])
-    classes = chosen[:, 5:].argmax(axis=1)
-    return _boxes(corners / _input_size(spec), scores[scores >= confidence_min], classes)
-
-
-def _decode_boxes(outputs: tuple[Array, ...], spec: ModelSpec, confidence_min: float) -> Boxes:
-    rows = _finite(outputs[0][0])  # (n, 6)
-    known = (rows[:, 5] >= 0) & (rows[:, 5] < len(spec.output.classes))
-    chosen = rows[(rows[:, 4] >= confidence_min) & known]
-    return _boxes(chosen[:, :4] / _input_size(spec), chosen[:, 4], chosen[:, 5])
-
-
-_DECODERS: MappingProxyType[Decoder, Callable[[tuple[Array, ...], ModelSpec, float], Boxes]] = (
-    MappingProxyType(
-        {
-            Decoder.FASTESTDET: _decode_fastestdet,
-            Decoder.SSD_CORNERS: _decode_ssd_corners,
-            Decoder.YOLO: _decode_yolo,
-            Decoder.BOXES: _decode_boxes,
-        }
-    )
-)
-
-
+@lru_cache(maxsize=SHAPES_KEPT)
 def _fits(shapes: tuple[tuple[int, ...], ...], spec: ModelSpec) -> bool:
     """Whether outputs of these shapes can be read as the spec says."""
     classes = len(spec.output.classes)
     match spec.output.decoder, shapes:
         case ((Decoder.LOGITS | Decoder.PROBABILITIES), ((1, *rest),)):
-            return int(np.prod(rest)) == classes
-        case Decoder.FASTESTDET, ((1, depth, _, _),):
-            return depth == 5 + classes
-        case Decoder.SSD_CORNERS, ((1, n, depth), (1, m, 4)):
-            return n == m and depth == 1 + classes
-        case Decoder.YOLO, ((1, _, depth),):
-            return depth == 5 + classes
-        case Decoder.BOXES, ((1, _, 6),):
-            return True
+            return math.prod(rest) == classes
         case Decoder.RECONSTRUCTION, (shape,):
             return shape == spec.input_shape
+        case Decoder.FORECAST, ((1, *rest),):
+            whole = _foretold_shape(spec)[1:]
+            return tuple(rest) in (whole, (math.prod(whole),))
         case Decoder.SCORE, (shape,):
-            return int(np.prod(shape)) == 1
+            return math.prod(shape) == 1
+        case Decoder.VALUES, ((1, n),):
+            return n == classes if classes else 1 <= n <= VALUES_MAX
+        case Decoder.MASK, ((1, depth, height, width),):
+            return depth in (1, classes) and height > 0 and width > 0
+        case _ if spec.task is Task.DETECTION:
+            return fits(shapes, spec)
     return False
+
+
+def _is_unclear(outputs: tuple[Array, ...], spec: ModelSpec) -> bool:
+    """Whether outputs are a mask of one plane of floats that is to tell more than two classes."""
+    is_plane = spec.output.decoder is Decoder.MASK and outputs[0].shape[1] == 1
+    return is_plane and len(spec.output.classes) > 2 and outputs[0].dtype.kind == "f"
 
 
 def _expected(spec: ModelSpec) -> str:
     classes = len(spec.output.classes)
-    return {
-        Decoder.LOGITS: f"(1, {classes})",
-        Decoder.PROBABILITIES: f"(1, {classes})",
-        Decoder.FASTESTDET: f"(1, {5 + classes}, rows, columns)",
-        Decoder.SSD_CORNERS: f"scores (1, n, {1 + classes}) and boxes (1, n, 4)",
-        Decoder.YOLO: f"(1, n, {5 + classes})",
-        Decoder.BOXES: "(1, n, 6)",
-        Decoder.RECONSTRUCTION: f"{spec.input_shape}",
-        Decoder.SCORE: "one number",
-    }[spec.output.decoder]
+    match spec.output.decoder:
+        case Decoder.LOGITS | Decoder.PROBABILITIES:
+            return f"(1, {classes})"
+        case Decoder.RECONSTRUCTION:
+            return f"{spec.input_shape}"
+        case Decoder.FORECAST:
+            return f"{_foretold_shape(spec)}"
+        case Decoder.SCORE:
+            return "one number"
+        case Decoder.VALUES:
+            return f"(1, {classes})" if classes else f"(1, n), n at most {VALUES_MAX}"
+        case Decoder.MASK:
+            return f"(1, {classes}, h, w), or (1, 1, h, w) of whole numbers"
+        case _:
+            return expected(spec)
 
 
-def _finite(values: Array) -> Floats:
-    """Return `values` as float32; see rule 3."""
-    floats = values.astype(np.float32, copy=False)
-    if not np.isfinite(floats).all():
-        raise RefusedError("inference.output", "The model's output is not a finite number.")
-    return floats
+def _foretold_shape(spec: ModelSpec) -> tuple[int, ...]:
+    """Return (1, C, horizon), or (1, horizon, C) where channels are last."""
+    assert isinstance(spec.input, WindowInput), "only windows are foretold"
+    horizon, channels = spec.output.horizon, spec.input.channels
+    is_last = spec.input.layout is Layout.CHANNELS_LAST
+    return (1, horizon, channels) if is_last else (1, channels, horizon)
 
 
-def _corners(centre_x: Floats, centre_y: Floats, width: Floats, height: Floats) -> Floats:
-    """Return (n, 4) corners from centres and sizes, each (n,)."""
-    half_w, half_h = width / 2, height / 2
-    sides = (centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h)
-    return np.stack(sides, axis=1).astype(np.float32)
-
-
-def _input_size(spec: ModelSpec) -> Floats:
-    """Return width, height, width, height of the model's input."""
-    assert isinstance(spec.input, ImageInput), "boxes come from images"
-    return np.array([spec.input.width, spec.input.height] * 2, dtype=np.float32)
-
-
-def _boxes(corners: Array, scores: Array, classes: Array) -> Boxes:
-    return Boxes(
-        corners=corners.astype(np.float32, copy=False),
-        scores=np.clip(scores, 0.0, 1.0).astype(np.float32, copy=False),
-        classes=classes.astype(np.int64),
+def _frame_part(size: tuple[int, ...], placement: Placement) -> tuple[slice, slice]:
+    """Return the rows and columns of a mask (h, w) that show the frame; one of each at least."""
+    height, width = size
+    return (
+        _part(height, placement.top, placement.height, placement.input_height),
+        _part(width, placement.left, placement.width, placement.input_width),
     )
+
+
+def _part(cells: int, start: int, extent: int, whole: int) -> slice:
+    first = min(cells - 1, round(start * cells / whole))
+    return slice(first, max(first + 1, round((start + extent) * cells / whole)))
 
 
 def _pick(boxes: Boxes, chosen: Indices) -> Boxes:

@@ -10,9 +10,13 @@ here: resizing itself (opencv_resize.py), files, a model.
 3. A float32 tensor is (value - mean) / scale per channel, in the order the model sees channels.
 4. A uint8 tensor is the reordered pixels as they are: such a model has mean and scale in its graph.
 5. A text is its UTF-8 bytes: token = byte + 1, as many as the model takes, then 0. NUL bytes at the
-   end are none of it, so that texts of different lengths fit into one array.
+   end are none of it, so that texts of different lengths fit into one array. Where the spec names a
+   tokenizer.json, the item is its ids, int64 (length,), as tokenizers_text.py gives them.
+6. Of a window whose last rows a model foretells, the tensor has the rows before; `kept_back` has
+   the last ones, scaled alike.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,21 +26,25 @@ from numpy.typing import NDArray
 from shared.errors import RefusedError
 from shared.model.spec import (
     Colour,
+    Decoder,
     ImageInput,
     Layout,
     ModelSpec,
     Resize,
     TextInput,
+    Tokenizer,
     WindowInput,
 )
 
 Array = NDArray[np.generic]
 Pixels = NDArray[np.uint8]
 Samples = NDArray[np.float32]
+Tokenize = Callable[[str], Array]  # A text to its item: bytes, or ids (tokenizers_text.py)
 
 FLOAT = np.dtype(np.float32)
 UINT8 = np.dtype(np.uint8)
 INT64 = np.dtype(np.int64)
+WHOLE_FRAME = (0.0, 0.0, 1.0, 1.0)  # Left, top, right, bottom
 GRAY_WEIGHTS_BGR = np.array([0.114, 0.587, 0.299], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -50,6 +58,7 @@ class Placement:
     height: int
     input_width: int
     input_height: int
+    region: tuple[float, float, float, float] = WHOLE_FRAME  # What was placed, in shares of it
 
     def to_frame_shares(self, corners: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return corners given as shares of the model's input as shares of the frame, 0..1.
@@ -61,7 +70,11 @@ class Placement:
         start = np.array([self.left, self.top] * 2, dtype=np.float32)
         extent = np.array([self.width, self.height] * 2, dtype=np.float32)
         shares: NDArray[np.float32] = np.clip((corners * size - start) / extent, 0.0, 1.0)
-        return shares
+        if self.region == WHOLE_FRAME:
+            return shares
+        left, top, right, bottom = self.region
+        corner = np.array([left, top] * 2, dtype=np.float32)
+        return corner + shares * np.array([right - left, bottom - top] * 2, dtype=np.float32)
 
 
 def place(frame_width: int, frame_height: int, image: ImageInput) -> Placement:
@@ -100,7 +113,7 @@ def to_tensor(
 
     Args:
         item: uint8 BGR pixels (height, width, 3) already of the model's size, float32 samples
-            (T, C), or uint8 bytes (n,) of a text.
+            (T, C), or a text: uint8 bytes (n,), or int64 ids (length,).
         spec: the model's.
         dtype: float32, or uint8 for a model that scales in its graph (images only); int64 for
             texts. None: `tensor_dtype`.
@@ -119,10 +132,37 @@ def to_tensor(
             _write_image(item, image, tensor)
         case WindowInput() as window:
             _check_item(item, (window.samples, window.channels), FLOAT)
-            _write_window(item, window, tensor)
-        case TextInput():
-            _write_text(item, tensor)
+            _write_window(item[: window.samples - spec.output.horizon], window, tensor)
+        case TextInput() as text:
+            _write_text(item, text, tensor)
     return tensor
+
+
+def compared_with(item: Array, batch: Array, spec: ModelSpec) -> Array:
+    """Return what an anomaly model's output is compared with: its input, or what it foretells."""
+    return kept_back(item, spec) if spec.output.decoder is Decoder.FORECAST else batch
+
+
+def kept_back(samples: Array, spec: ModelSpec) -> Array:
+    """Return a window's last `output.horizon` rows as the model should have foretold them.
+
+    Args:
+        samples: the whole window, float32 (T, C).
+        spec: the model's, with decoder `forecast`.
+
+    Returns (1, C, horizon), or (1, horizon, C) where channels are last: scaled as inputs are.
+
+    Raises RefusedError `inference.input`.
+    """
+    window, horizon = spec.input, spec.output.horizon
+    assert isinstance(window, WindowInput), "only windows are foretold"
+    assert horizon, "nothing is kept back"
+    _check_item(samples, (window.samples, window.channels), FLOAT)
+    is_first = window.layout is Layout.CHANNELS_FIRST
+    shape = (window.channels, horizon) if is_first else (horizon, window.channels)
+    rows = np.empty((1, *shape), FLOAT)
+    _write_window(samples[-horizon:], window, rows)
+    return rows
 
 
 def _write_image(pixels: Array, image: ImageInput, tensor: Array) -> None:
@@ -167,15 +207,24 @@ def _write_window(samples: Array, window: WindowInput, tensor: Array) -> None:
     np.copyto(target, (samples.astype(np.float32, copy=False) - mean) / scale)
 
 
-def _write_text(text: Array, tensor: Array) -> None:
-    """Write (n,) bytes into `tensor`, (1, L); see rule 5."""
-    if text.ndim != 1 or text.dtype != UINT8:
+def _write_text(item: Array, text: TextInput, tensor: Array) -> None:
+    """Write (n,) bytes, or (L,) ids, into `tensor`, (1, L); see rule 5."""
+    if text.tokenizer is Tokenizer.TOKENIZER_JSON:
+        if item.shape != (text.length,) or item.dtype != INT64:
+            raise RefusedError(
+                "inference.input",
+                f"The model takes {text.length} ids, the item is {item.dtype} {item.shape}.",
+                remedy="Give the ids that the model's tokenizer.json makes of the text.",
+            )
+        np.copyto(tensor[0], item, casting="same_kind")
+        return
+    if item.ndim != 1 or item.dtype != UINT8:
         raise RefusedError(
             "inference.input",
-            f"The model takes a text, uint8 (n,), the item is {text.dtype} {text.shape}.",
+            f"The model takes a text, uint8 (n,), the item is {item.dtype} {item.shape}.",
             remedy="Give the UTF-8 bytes of one text.",
         )
-    tokens = np.trim_zeros(text, "b")[: tensor.shape[1]].astype(tensor.dtype)
+    tokens = np.trim_zeros(item, "b")[: tensor.shape[1]].astype(tensor.dtype)
     tensor[0, : tokens.size] = tokens + 1
     tensor[0, tokens.size :] = 0
 

@@ -4,8 +4,11 @@
    (1, height, width, C): resized, colours ordered, then (value - mean) / scale per channel.
 2. A window input is float32 samples (T, C) brought to (1, C, T) or (1, T, C), channel-first by
    default.
-3. A text input is UTF-8 bytes brought to int64 tokens (1, length): byte + 1, 0 where there is none.
-4. The decoder says how outputs are read; see shared/model/postprocess.py.
+3. A text input is brought to int64 tokens (1, length): of bytes, byte + 1, and 0 where there is
+   none; of a tokenizer.json, its ids and its padding (tokenizers_text.py).
+4. The decoder says how outputs are read; see shared/model/README.md for the shapes of each.
+5. With the decoder `forecast` a window's last `output.horizon` rows are kept back: the model sees
+   the rows before them and is judged by how well it foretold these.
 """
 
 from enum import StrEnum
@@ -17,10 +20,14 @@ from msgspec import Meta
 from shared.errors import ContractError
 from shared.settings import Settings, parse_toml
 from shared.wire.limits import Name, Share, ShortText
+from shared.wire.records import LABELS_MAX, VALUES_MAX
 
 SPEC_BYTES_MAX = 64 * 1024
 SIDE_MAX = 4096
 CLASSES_MAX = 10_000
+STRIDES_MAX = 8
+REG_MAX_MAX = 64
+USUAL_STRIDES = (8, 16, 32)
 Side = Annotated[int, Meta(ge=1, le=SIDE_MAX)]
 
 
@@ -30,6 +37,9 @@ class Task(StrEnum):
     CLASSIFICATION = "classification"
     DETECTION = "detection"
     ANOMALY = "anomaly"
+    REGRESSION = "regression"  # Numbers
+    FORECAST = "forecast"  # Numbers to come
+    SEGMENTATION = "segmentation"  # A class for each pixel
 
 
 class Colour(StrEnum):
@@ -62,17 +72,39 @@ class Decoder(StrEnum):
     FASTESTDET = "fastestdet"  # (1, 5 + classes, rows, columns) grid
     SSD_CORNERS = "ssd-corners"  # scores (1, n, 1 + classes), corner boxes (1, n, 4) in 0..1
     YOLO = "yolo"  # (1, n, 5 + classes): centre x, y, width, height in input pixels
+    YOLOX = "yolox"  # The same, relative to the cells of grids
+    YOLO_V8 = "yolov8"  # (1, 4 + classes, n): no objectness
+    YUNET = "yunet"  # Classes, objectness, boxes, landmarks, each of every stride
+    NANODET = "nanodet"  # (1, n, classes + 4 * (reg_max + 1)): sides as distributions
     BOXES = "boxes"  # (1, n, 6): left, top, right, bottom in input pixels, score, class
     RECONSTRUCTION = "reconstruction"  # Same shape as the input: score is the mean squared error
+    FORECAST = "forecast"  # The window's last rows: score is the mean squared error
     SCORE = "score"  # One number
+    VALUES = "values"  # (1, n) numbers
+    MASK = "mask"  # (1, classes, h, w), or (1, 1, h, w): which class each pixel is of
 
 
 DECODERS_BY_TASK = {
     Task.CLASSIFICATION: {Decoder.LOGITS, Decoder.PROBABILITIES},
-    Task.DETECTION: {Decoder.FASTESTDET, Decoder.SSD_CORNERS, Decoder.YOLO, Decoder.BOXES},
-    Task.ANOMALY: {Decoder.RECONSTRUCTION, Decoder.SCORE},
+    Task.DETECTION: {
+        Decoder.FASTESTDET,
+        Decoder.SSD_CORNERS,
+        Decoder.YOLO,
+        Decoder.YOLOX,
+        Decoder.YOLO_V8,
+        Decoder.YUNET,
+        Decoder.NANODET,
+        Decoder.BOXES,
+    },
+    Task.ANOMALY: {Decoder.RECONSTRUCTION, Decoder.FORECAST, Decoder.SCORE},
+    Task.REGRESSION: {Decoder.VALUES},
+    Task.FORECAST: {Decoder.VALUES},
+    Task.SEGMENTATION: {Decoder.MASK},
 }
-TEXT_DECODERS = {Decoder.LOGITS, Decoder.PROBABILITIES, Decoder.SCORE}
+TASKS_OF_CLASSES = {Task.CLASSIFICATION, Task.DETECTION, Task.SEGMENTATION}
+TEXT_DECODERS = {Decoder.LOGITS, Decoder.PROBABILITIES, Decoder.SCORE, Decoder.VALUES}
+GRID_DECODERS = {Decoder.YOLOX, Decoder.YUNET, Decoder.NANODET}
+LOGIT_DECODERS = {Decoder.YOLO, Decoder.YOLOX, Decoder.YOLO_V8, Decoder.NANODET}
 TEXT_TOKENS = 257  # Every byte, and 0: nothing there
 
 
@@ -99,10 +131,18 @@ class WindowInput(Settings, frozen=True, tag="window", tag_field="kind"):
     scale: Annotated[tuple[float, ...], Meta(min_length=1, max_length=256)] = (1.0,)
 
 
+class Tokenizer(StrEnum):
+    """What makes tokens of a text."""
+
+    BYTES = "bytes"
+    TOKENIZER_JSON = "tokenizer-json"  # A file of the `tokenizers` package beside the model
+
+
 class TextInput(Settings, frozen=True, tag="text", tag_field="kind"):
-    """UTF-8 bytes; see rule 3. What is longer is cut."""
+    """A text's tokens; see rule 3. What is longer is cut."""
 
     length: Side
+    tokenizer: Tokenizer = Tokenizer.BYTES
 
 
 class OutputSpec(Settings, frozen=True):
@@ -113,6 +153,13 @@ class OutputSpec(Settings, frozen=True):
     confidence_min: Share = 0.35  # Detection: boxes below are dropped
     overlap_max: Share = 0.45  # Detection: IoU above which the weaker box of a class is dropped
     threshold: float = 0.0  # Anomaly: a score above is anomalous
+    # Detection on grids: pixels between two cells of each grid, in the model's order of outputs.
+    strides: Annotated[tuple[Side, ...], Meta(max_length=STRIDES_MAX)] = ()
+    cell_centre: Share = 0.0  # NanoDet: where in a cell distances begin; 0.5 before NanoDet-Plus
+    reg_max: Annotated[int, Meta(ge=1, le=REG_MAX_MAX)] = 7  # NanoDet: the farthest side, in cells
+    is_logits: bool = False  # Detection: scores lack their sigmoid, which is taken here
+    horizon: Annotated[int, Meta(ge=0, le=SIDE_MAX)] = 0  # Forecast error: rows kept back; rule 5
+    unit: Annotated[str, Meta(max_length=32)] = ""  # Of the values, for people: "°C"
 
 
 class Tolerance(Settings, frozen=True):
@@ -137,12 +184,13 @@ class ModelSpec(Settings, frozen=True):
         if self.output.decoder not in DECODERS_BY_TASK[self.task]:
             names = ", ".join(sorted(DECODERS_BY_TASK[self.task]))
             raise ValueError(f"output.decoder must be one of {names} for task {self.task}")
-        if self.task is not Task.ANOMALY and not self.output.classes:
-            raise ValueError(f"output.classes must name the classes for task {self.task}")
+        if isinstance(self.input, TextInput) and self.output.decoder not in TEXT_DECODERS:
+            names = ", ".join(sorted(TEXT_DECODERS))
+            raise ValueError(f"output.decoder must be one of {names} for texts")
+        _check_classes(self)
+        _check_heads(self)
+        _check_horizon(self)
         if isinstance(self.input, TextInput):
-            if self.output.decoder not in TEXT_DECODERS:
-                names = ", ".join(sorted(TEXT_DECODERS))
-                raise ValueError(f"output.decoder must be one of {names} for texts")
             return
         channels = self.channels_count
         for name, values in (("mean", self.input.mean), ("scale", self.input.scale)):
@@ -173,11 +221,55 @@ class ModelSpec(Settings, frozen=True):
             case ImageInput() as image:
                 return (1, self.channels_count, image.height, image.width)
             case WindowInput(layout=Layout.CHANNELS_LAST) as window:
-                return (1, window.samples, window.channels)
+                return (1, window.samples - self.output.horizon, window.channels)
             case WindowInput() as window:
-                return (1, window.channels, window.samples)
+                return (1, window.channels, window.samples - self.output.horizon)
             case TextInput(length=length):
                 return (1, length)
+
+
+def _check_classes(spec: ModelSpec) -> None:
+    classes = spec.output.classes
+    if spec.task in TASKS_OF_CLASSES and not classes:
+        raise ValueError(f"output.classes must name the classes for task {spec.task}")
+    if spec.output.decoder is Decoder.YUNET and len(classes) != 1:
+        raise ValueError("output.classes must be one name for decoder yunet")
+    if spec.output.decoder is Decoder.VALUES and len(classes) > VALUES_MAX:
+        raise ValueError(f"output.classes must be at most {VALUES_MAX} names of values")
+    if spec.task is Task.SEGMENTATION and (
+        len(classes) > LABELS_MAX or len(set(classes)) < len(classes)
+    ):
+        raise ValueError(
+            f"output.classes must be at most {LABELS_MAX} different names for segmentation"
+        )
+
+
+def _check_heads(spec: ModelSpec) -> None:
+    output = spec.output
+    is_of_image = spec.task in (Task.DETECTION, Task.SEGMENTATION)
+    if is_of_image and not isinstance(spec.input, ImageInput):
+        raise ValueError(f"input.kind must be image for task {spec.task}")
+    if output.strides and output.decoder not in (GRID_DECODERS | {Decoder.YOLO_V8}):
+        raise ValueError(f"output.strides must be left out for decoder {output.decoder}")
+    if output.is_logits and output.decoder not in LOGIT_DECODERS:
+        names = ", ".join(sorted(LOGIT_DECODERS))
+        raise ValueError(f"output.is_logits must be false except for decoders {names}")
+
+
+def _check_horizon(spec: ModelSpec) -> None:
+    horizon = spec.output.horizon
+    if spec.output.decoder is not Decoder.FORECAST:
+        if horizon:
+            raise ValueError("output.horizon must be 0 except for decoder forecast")
+        return
+    samples = spec.input.samples if isinstance(spec.input, WindowInput) else 0
+    if not samples:
+        raise ValueError("input.kind must be window for decoder forecast")
+    if not 0 < horizon < samples:
+        raise ValueError(
+            "output.horizon must be at least 1 and below input.samples for decoder forecast: "
+            "the window's last rows, which the model foretells"
+        )
 
 
 def parse_spec(data: bytes, *, name: str = "spec.toml") -> ModelSpec:

@@ -32,7 +32,7 @@ from shared.model.network import (
     TransformerNetwork,
     WindowNetwork,
 )
-from shared.model.spec import Decoder, ImageInput, Layout, ModelSpec, TextInput
+from shared.model.spec import Decoder, ImageInput, Layout, ModelSpec, TextInput, Tokenizer
 from shared.model.torch_detector import DetectorNetwork
 from shared.model.torch_generative import RepairGenerator, image_autoencoder, window_autoencoder
 from shared.model.torch_images import ds_cnn, lenet, mobilenet, resnet
@@ -128,6 +128,8 @@ def _build(architecture: Architecture, shape: tuple[int, ...], spec: ModelSpec) 
         case TransformerNetwork():
             shape = _require(shape, "transformer", WINDOW, TEXT)
             if isinstance(spec.input, TextInput):
+                if spec.input.tokenizer is not Tokenizer.BYTES:
+                    raise _unfit("input.tokenizer must be bytes for models that are trained here")
                 return text_transformer(architecture, shape[0], _outputs(spec))
             return window_transformer(architecture, shape, _outputs(spec))
         case SsdNetwork():

@@ -29,5 +29,6 @@ UnixMs = Annotated[int, Meta(ge=0, le=2**53)]  # Milliseconds since 1970 UTC
 Milliseconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
-Number = Annotated[float, Meta(ge=-1e18, le=1e18)]
+NUMBER_MAX = 1e18
+Number = Annotated[float, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)]
 CertificatePem = Annotated[str, Meta(max_length=8192)]

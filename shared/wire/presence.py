@@ -16,7 +16,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the device is made of; the fingerprint that pools measurements of equal devices."""
 
     machine: ShortText  # "aarch64", "x86_64"
-    board: ShortText  # "Raspberry Pi 5 Model B Rev 1.0", or the processor's name
+    board: ShortText  # "Raspberry Pi 5 Model B Rev 1.0"; then its processor
     cores_count: Count
     memory_bytes: Count
 

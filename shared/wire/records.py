@@ -13,7 +13,7 @@
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from shared.wire.limits import (
     Code,
@@ -34,6 +34,10 @@ from shared.wire.limits import (
 BATCH_RECORDS_MAX = 500
 BOXES_MAX = 100
 LABELS_MAX = 64
+PLACES_MAX = 32  # Lines, and zones, of one pipeline
+TOTALS_MAX = 4 * PLACES_MAX  # Two of each line and of each zone
+VALUES_MAX = 64
+STAGES_MAX = 16
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -68,7 +72,59 @@ class Scored(msgspec.Struct, frozen=True, tag="score", forbid_unknown_fields=Tru
     is_anomalous: bool
 
 
-Outcome = Classified | Detected | Scored
+class Track(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One object followed over frames; corners are shares of the frame."""
+
+    track: Count  # The same number as long as it is the same object
+    label: ShortText
+    confidence: Share
+    left: Share
+    top: Share
+    right: Share
+    bottom: Share
+    age_s: Seconds  # Since it was first seen
+
+
+class Crossing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A track went over a line in this frame."""
+
+    line: ShortText
+    direction: ShortText  # "in" or "out"
+    track: Count
+    label: ShortText
+
+
+class ZoneStanding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is in a zone now."""
+
+    zone: ShortText
+    tracks_count: Count
+    dwell_s_max: Seconds  # Of the track that is in it longest
+
+
+class Tracked(msgspec.Struct, frozen=True, tag="tracks", forbid_unknown_fields=True):
+    """These objects are in the frame, and what they did."""
+
+    tracks: Annotated[tuple[Track, ...], Meta(max_length=BOXES_MAX)]
+    crossings: Annotated[tuple[Crossing, ...], Meta(max_length=BOXES_MAX)] = ()
+    zones: Annotated[tuple[ZoneStanding, ...], Meta(max_length=PLACES_MAX)] = ()
+    # "gate/in", "yard/entered": how many since the pipeline started.
+    totals: Annotated[dict[ShortText, Count], Meta(max_length=TOTALS_MAX)] = {}
+
+
+class Estimated(msgspec.Struct, frozen=True, tag="values", forbid_unknown_fields=True):
+    """Numbers: what a regression says, or the next values of a forecast, in the spec's order."""
+
+    values: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=VALUES_MAX)]
+
+
+class Segmented(msgspec.Struct, frozen=True, tag="segments", forbid_unknown_fields=True):
+    """How much of the frame each class takes up; classes without a pixel are left out."""
+
+    shares: Annotated[dict[ShortText, Share], Meta(max_length=LABELS_MAX)]
+
+
+Outcome = Classified | Detected | Scored | Tracked | Estimated | Segmented
 
 
 class DecisionRecord(
@@ -83,6 +139,16 @@ class DecisionRecord(
     captured_ms: UnixMs
     latency_ms: Milliseconds  # From captured to decided
     outcome: Outcome
+    # Of a source of many sensors: which one. Left out of the bytes elsewhere.
+    sensor: ShortText | UnsetType = UNSET
+
+
+class StageTimes(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How long one stage of a pipeline took, over the items of a window."""
+
+    ms_p50: Milliseconds
+    ms_p95: Milliseconds
+    ms_p99: Milliseconds
 
 
 class TelemetryRecord(
@@ -106,6 +172,10 @@ class TelemetryRecord(
     confidence_mean: Share
     swap_pause_ms_max: Milliseconds  # Longest time an item waited because of a model swap
     labels: Annotated[dict[ShortText, Count], Meta(max_length=LABELS_MAX)]
+    # Left out of the bytes where there is no motion gate, and by agents that do not tell.
+    items_gated: Count | UnsetType = UNSET  # Nothing moved: what was concluded last, told again
+    # "wait" in the mailbox (the queue's age), "prepare", "run", "conclude", "sinks"
+    stages: Annotated[dict[ShortText, StageTimes], Meta(max_length=STAGES_MAX)] | UnsetType = UNSET
 
 
 class HostRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="host"):
@@ -116,6 +186,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rss_bytes: Count
     disk_free_bytes: Count
     temperature_c: Annotated[float, Meta(ge=-100.0, le=300.0)] | None = None
+    workers_rss_bytes: Count | UnsetType = UNSET  # Of the processes that run models
 
 
 class EventRecord(

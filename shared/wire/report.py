@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.wire.fit import FitReport
 from shared.wire.limits import (
     Code,
     Count,
@@ -66,6 +67,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     trial_items: Count = 0
     failure: Failure | None = None  # The last one; cleared by the next release that settles
     receipt: SignedReceipt | None = None  # For what runs now
+    # The newest table of a release's variants here. Left out of the bytes where there is none.
+    fit: FitReport | UnsetType = UNSET
 
 
 class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,8 +76,10 @@ class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     pipeline: Name
     model: Name
-    state: ShortText  # "running", "waiting for a model", "reconnecting", "ended", "stopped"
+    # "running", "waiting for a model", "reconnecting", "stalled", "ended", "stopped", "refused"
+    state: ShortText
     detail: LongText = ""
+    is_ordered: bool | UnsetType = UNSET  # By the hub; left out where it is the device's own
 
 
 class LearningState(StrEnum):

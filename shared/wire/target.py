@@ -5,11 +5,14 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.wire.fit import FitHint
 from shared.wire.limits import Count, Digest, Name, Seconds, Share, UnixMs, Version
 
 MODELS_MAX = 32
 PIPELINES_MAX = 64
 LEARNING_MAX = 8
+ORDERS_MAX = 32
+PIPELINE_BYTES_MAX = 16 * 1024
 
 
 class TrialPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +40,8 @@ class TargetRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     manifest_digest: Digest
     rollout: Name  # The rollout that asks for it
     trial: TrialPolicy = TrialPolicy()
+    # Left out of the bytes where no device of the same hardware has measured the release.
+    fit_hint: FitHint | UnsetType = UNSET
 
 
 class LearningOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +58,16 @@ class LearningOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     noise_multiplier: Annotated[float, Meta(gt=0.0, le=1000.0)] | None = None
 
 
+class PipelineOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pipeline as the hub would have it: PipelineSettings (shared/pipeline) as JSON.
+
+    In bytes, so that a device which does not know a word of it refuses this pipeline alone.
+    """
+
+    name: Name
+    settings: Annotated[bytes, Meta(min_length=2, max_length=PIPELINE_BYTES_MAX)]
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of what the hub wants of one device."""
 
@@ -63,6 +78,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     releases: Annotated[tuple[TargetRelease, ...], Meta(max_length=MODELS_MAX)] = ()
     # Names of the device's own pipelines to run; None runs all of them.
     pipelines: Annotated[tuple[Name, ...], Meta(max_length=PIPELINES_MAX)] | None = None
+    # Pipelines that the hub defines; one with the name of the device's own stands in its place.
+    # Left out of the bytes where there is none.
+    orders: Annotated[tuple[PipelineOrder, ...], Meta(max_length=ORDERS_MAX)] | UnsetType = UNSET
     # Left out of the bytes where no Job wants the device: agents that do not learn never see it.
     learning: Annotated[tuple[LearningOrder, ...], Meta(max_length=LEARNING_MAX)] | UnsetType = (
         UNSET

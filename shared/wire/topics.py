@@ -69,7 +69,7 @@ TOPICS = (
     Topic("report", _UP, Report, 1, True, 128 * _KIB),
     Topic("block-request", _UP, BlockRequest, 1, False, 1 * _KIB),
     Topic("certificate-request", _UP, CertificateRequest, 1, False, 16 * _KIB),
-    Topic("target", _DOWN, Target, 1, True, 64 * _KIB),
+    Topic("target", _DOWN, Target, 1, True, 256 * _KIB),
     Topic("watermark", _DOWN, Watermark, 1, False, 1 * _KIB),
     Topic("block", _DOWN, Block, 0, False, 66 * _KIB),
     Topic("certificate-reply", _DOWN, CertificateReply, 1, False, 16 * _KIB),

@@ -27,6 +27,9 @@ TECHNOLOGIES = {
     "matplotlib": ("matplotlib_",),
     "sklearn": ("sklearn_",),
     "amqtt": ("amqtt_",),
+    "openvino": ("openvino_",),
+    "pymodbus": ("modbus_",),
+    "tokenizers": ("tokenizers_",),
 }
 
 

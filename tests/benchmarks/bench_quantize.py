@@ -145,6 +145,7 @@ class Bench:
         if spec.task is Task.ANOMALY:
             spec = self._with_threshold(spec, made.model_bytes, source.version)
         judged = judge_forms(spec, network, run.weights, made, evaluation, settings)
+        spec = judged.spec
         verdict = judged.judgement.verdict
         data = decode_evaluation(evaluation)
         held_out = pick(data, split(data.items).held_out)
@@ -170,6 +171,7 @@ class Bench:
         spec, settings, network = source.spec, GateSettings(), member.network()
         made = export(spec, network, run.weights, None, settings.export)
         judged = judge_forms(spec, network, run.weights, made, None, settings)
+        spec = judged.spec
         manifest = self.workshop.manifest(source.version)
         arrays = load_arrays(self.workshop.objects, manifest, spec)
         numbers = parts_of(manifest)

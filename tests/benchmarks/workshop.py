@@ -91,6 +91,7 @@ class Judged:
     judgement: Judgement
     forms: dict[str, bytes]  # ONNX files by the form's name
     cost: Cost
+    spec: ModelSpec  # Of all forms: preprocessing may have been folded into them
     tuning_error: str = ""
 
 
@@ -194,7 +195,8 @@ def judge_forms(
     digest = digest_of(evaluation) if evaluation else ""
     background = Background(evaluation_digest=digest, parity=made.parity)
     judgement = judge(examined.examination, spec, settings, background)
-    return Judged(judgement, _files(examined), meter.read(), tuning_error)
+    published = examined.examination.spec or spec
+    return Judged(judgement, _files(examined), meter.read(), published, tuning_error)
 
 
 def tell(text: str) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud_hub.sql_database import Database
 from edge_agent.agent import Agent
-from edge_agent.config import AgentConfig, PipelineSettings, TelemetrySettings
+from edge_agent.config import AgentConfig, RemoteSettings, TelemetrySettings
 from edge_agent.doctor import examine
 from edge_agent.file_status import LOCK_NAME, STALE_S, STATUS_NAME, WRITE_S, StatusFile
 from edge_agent.inference.active_model import ActiveModel
+from edge_agent.pipeline_book import PipelineBook, open_book
 from edge_agent.pipelines import Pipelines
-from edge_agent.sources.settings import CsvSettings, WindowSettings
-from edge_agent.telemetry.sinks import FileSinkSettings
 from edge_agent.telemetry.sql_outbox import OutboxSettings, SqlOutbox
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.joining import join
@@ -26,7 +26,12 @@ from shared.errors import IsthmusError, UnavailableError
 from shared.file_lock import FileLock, is_locked
 from shared.findings import Finding, Level
 from shared.ids import DeviceId
+from shared.pipeline.decisions import DecisionSettings
+from shared.pipeline.pipeline import PipelineSettings
+from shared.pipeline.sinks import FileSinkSettings
+from shared.pipeline.sources import CsvSettings, WindowSettings
 from shared.wire.report import Report
+from shared.wire.target import Target
 from tests.support.joining_hub import JoiningHub, run_joining_hub
 from tests.support.manual_clock import ManualClock
 from tests.support.tiny_items import SAMPLES
@@ -150,14 +155,19 @@ def active(tmp_path: Path) -> ActiveModel:
     return bench.active
 
 
-def make_pipelines(outbox: SqlOutbox, active: ActiveModel, *found: PipelineSettings) -> Pipelines:
+def make_pipelines(
+    outbox: SqlOutbox, active: ActiveModel, *, models: dict[str, ActiveModel] | None = None
+) -> Pipelines:
     return Pipelines(
-        found,
-        {"tones": active},
+        {"tones": active} if models is None else models,
         outbox=outbox,
         telemetry=TelemetrySettings(window_s=3600.0),
         clock=SystemClock(),
     )
+
+
+def book(*found: PipelineSettings, names: tuple[str, ...] | None = None) -> PipelineBook:
+    return open_book(found, RemoteSettings(), Target(revision=1, issued_ms=1, pipelines=names))
 
 
 def states(pipelines: Pipelines) -> dict[str, str]:
@@ -168,16 +178,16 @@ def states(pipelines: Pipelines) -> dict[str, str]:
 def test_the_target_says_which_pipelines_run(
     outbox: SqlOutbox, active: ActiveModel, csv: Path
 ) -> None:
-    pipelines = make_pipelines(outbox, active, pipeline("one", csv), pipeline("two", csv))
-    assert states(pipelines) == {"one": "stopped", "two": "stopped"}
+    pipelines = make_pipelines(outbox, active)
+    both = pipeline("one", csv), pipeline("two", csv)
     try:
-        pipelines.follow(None)
+        pipelines.follow(book(*both))
         wait_until(lambda: states(pipelines) == {"one": "running", "two": "running"})
-        pipelines.follow(("two", "elsewhere"))
+        pipelines.follow(book(*both, names=("two", "elsewhere")))
         assert states(pipelines) == {"one": "stopped", "two": "running"}
-        pipelines.follow(())
+        pipelines.follow(book(*both, names=()))
         assert states(pipelines) == {"one": "stopped", "two": "stopped"}
-        pipelines.follow(("one",))
+        pipelines.follow(book(*both, names=("one",)))
         wait_until(lambda: states(pipelines)["one"] == "running")
     finally:
         pipelines.stop()
@@ -186,14 +196,63 @@ def test_the_target_says_which_pipelines_run(
 
 
 @pytest.mark.slow
+def test_a_changed_pipeline_goes_on_between_two_items_and_loses_none(
+    tmp_path: Path, outbox: SqlOutbox, active: ActiveModel, csv: Path
+) -> None:
+    """Other decisions, other sinks; its neighbour notices nothing."""
+    first, second, other = (tmp_path / name for name in ("first.jsonl", "second.jsonl", "other"))
+    neighbour = pipeline("two", csv, sinks=(FileSinkSettings(path=str(other)),))
+    pipelines = make_pipelines(outbox, active)
+    try:
+        before = pipeline("one", csv, sinks=(FileSinkSettings(path=str(first)),))
+        pipelines.follow(book(before, neighbour))
+        wait_until(lambda: first.exists() and len(_items(first)) > 50)
+        after = msgspec.structs.replace(
+            before,
+            decisions=DecisionSettings(hysteresis_margin=0.9),
+            sinks=(FileSinkSettings(path=str(second)),),
+        )
+        pipelines.follow(book(after, neighbour))
+        wait_until(lambda: second.exists() and len(_items(second)) > 50)
+        counts = {one.pipeline: one for one in pipelines.numbers()}
+        assert counts["one"].items_decided > 100, "it is the same pipeline, not a new one"
+    finally:
+        pipelines.stop()
+    items = _items(first) + _items(second)
+    assert items == list(range(len(items)))
+    assert _items(other) == list(range(len(_items(other))))
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_another_source_is_made_anew_and_a_new_model_is_added(
+    outbox: SqlOutbox, active: ActiveModel, csv: Path
+) -> None:
+    models = {"tones": active}
+    pipelines = make_pipelines(outbox, active, models=models)
+    try:
+        pipelines.follow(book(pipeline("one", csv)))
+        wait_until(lambda: states(pipelines) == {"one": "running"})
+        new = msgspec.structs.replace(pipeline("one", csv, loop=False), model="hums")
+        pipelines.follow(book(new))
+        wait_until(lambda: states(pipelines) == {"one": "waiting for a model"})
+        assert set(models) == {"tones", "hums"}
+    finally:
+        pipelines.stop()
+
+
+def _items(path: Path) -> list[int]:
+    return [json.loads(line)["item"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
 def test_a_pipeline_that_runs_again_begins_its_file_again(
     tmp_path: Path, outbox: SqlOutbox, active: ActiveModel, csv: Path
 ) -> None:
     out = tmp_path / "decisions.jsonl"
     sink = FileSinkSettings(path=str(out))
-    pipelines = make_pipelines(outbox, active, pipeline("one", csv, loop=False, sinks=(sink,)))
+    pipelines = make_pipelines(outbox, active)
     for turn in (1, 2):
-        pipelines.follow(None)
+        pipelines.follow(book(pipeline("one", csv, loop=False, sinks=(sink,))))
         wait_until(lambda: states(pipelines)["one"] == "ended")
         pipelines.stop()
         items = [json.loads(line)["item"] for line in out.read_text().splitlines()]
@@ -204,11 +263,9 @@ def test_a_pipeline_that_runs_again_begins_its_file_again(
 def test_a_pipeline_without_a_model_waits_and_one_without_a_source_says_why(
     tmp_path: Path, outbox: SqlOutbox, csv: Path
 ) -> None:
-    pipelines = make_pipelines(
-        outbox, ActiveModel("tones"), pipeline("one", csv), pipeline("two", tmp_path / "none.csv")
-    )
+    pipelines = make_pipelines(outbox, ActiveModel("tones"))
     try:
-        pipelines.follow(None)
+        pipelines.follow(book(pipeline("one", csv), pipeline("two", tmp_path / "none.csv")))
         wait_until(lambda: states(pipelines) == {"one": "waiting for a model", "two": "failed"})
         two = pipelines.reports()[1]
         assert "none.csv" in two.detail

@@ -22,6 +22,7 @@ from tests.support.record_bodies import (
 )
 
 pytestmark = pytest.mark.slow
+ORDER: dict[str, object] = {"model": "none", "source": {"kind": "camera"}}
 Json = dict[str, Any]
 
 
@@ -319,6 +320,8 @@ def test_every_act_is_written_down(api_hub: ApiHub) -> None:
         "/api/v1/channels/{model}/{channel}": {"version": 1},
         "/api/v1/devices/{device_id}": {"name": "x"},
         "/api/v1/jobs": {"model": "none"},
+        "/api/v1/devices/{device_id}/pipelines/{name}": {"settings": ORDER},
+        "/api/v1/pipelines/{name}": {"settings": ORDER, "group": "none"},
         "/api/v1/cloud-jobs": {"model": "none", "dataset": "none", "checkpoint": "none"},
         "/api/v1/datasets/{dataset}/collection": {"group": "north"},
         "/api/v1/datasets/{dataset}/import-folder": {"path": "/nothing"},

@@ -230,7 +230,7 @@ BAD = [
     ({"items": np.full((10, 8, 2), np.nan, np.float32)}, "NaN"),
     ({"items": ITEMS[:0], "labels": np.zeros(0, np.int64)}, "`items` must be 1 to"),
     ({"labels": np.zeros(9, np.int64)}, "`labels` must be (10,)"),
-    ({"labels": np.zeros(10)}, "`labels` must be (10,) whole numbers"),
+    ({"labels": np.array(["one"] * 10)}, "`labels` must be (10,) whole numbers"),
     ({"slices": np.zeros(10)}, "`slices` must be (10,) texts"),
     ({"slices": np.array([""] * 10)}, "`slices` must be printable"),
     ({"slices": np.array(["a\nb"] * 10)}, "`slices` must be printable"),

@@ -87,7 +87,7 @@ class Shelf:
         """Return a model that the gate let through beside the first."""
         return self.candidates.judge(
             model_bytes=model,
-            spec=SPEC,
+            spec=first.spec,
             golden_bytes=None,
             lineage_id=LINE,
             rivals=self.rivals(version, first),

@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.settings import Pace, VideoSettings
 from edge_agent.try_model import run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
 from shared.clock import SystemClock
 from shared.model.spec import parse_spec
+from shared.pipeline.decisions import DecisionSettings
+from shared.pipeline.sources import Pace, VideoSettings
 from shared.wire.records import Box, Detected
 from tests.benchmarks.bench_infer_rss import RSS_MB_MAX, SPEC, make_int8, measure
 from tests.support.requirements import require_data
@@ -42,7 +42,7 @@ def boxes_by_frame(model: Path) -> list[tuple[Box, ...]]:
     source.open()
     found: list[tuple[Box, ...]] = []
     while (item := source.read(threading.Event())) is not None:
-        outcome = runner.run(item, previous=None).conclusion.outcome
+        outcome = runner.run(item).conclusion.outcome
         assert isinstance(outcome, Detected)
         found.append(tuple(box for box in outcome.boxes if area(box) >= AREA_MIN))
     source.close()
@@ -140,7 +140,7 @@ def test_the_face_detector_puts_its_box_on_the_head(tmp_path: Path) -> None:
     frames = [source.read(threading.Event()) for _ in range(17)]
     source.close()
     assert frames[16] is not None
-    outcome = runner.run(frames[16], previous=None).conclusion.outcome
+    outcome = runner.run(frames[16]).conclusion.outcome
     assert isinstance(outcome, Detected)
     (box,) = outcome.boxes
     assert (box.left, box.top) == pytest.approx((0.368, 0.399), abs=0.02)

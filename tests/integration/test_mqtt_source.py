@@ -13,12 +13,19 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.sources.capture import CaptureLoop, CaptureState
-from edge_agent.sources.item import Window
+from edge_agent.sources.item import Window, WindowBatch
 from edge_agent.sources.mailbox import mailbox_for
-from edge_agent.sources.paho_source import MESSAGES_MAX, MqttSource
-from edge_agent.sources.settings import MqttSettings, WindowSettings
+from edge_agent.sources.opening import open_source
+from edge_agent.sources.paho_source import MqttSensorsSource, MqttSource, MqttTextSource
+from edge_agent.sources.paho_subscription import MESSAGES_MAX
 from shared.clock import SystemClock
 from shared.errors import ContractError, TransientError
+from shared.pipeline.sources import (
+    BatchSettings,
+    MqttSettings,
+    MqttTextSettings,
+    WindowSettings,
+)
 from tests.support.manual_clock import ManualClock
 from tests.support.requirements import require_program
 from tests.support.waiting import wait_until
@@ -67,8 +74,8 @@ class Sensor:
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 
-    def send(self, payload: bytes) -> None:
-        self._client.publish(TOPIC, payload, qos=1).wait_for_publish(10.0)
+    def send(self, payload: bytes, topic: str = TOPIC) -> None:
+        self._client.publish(topic, payload, qos=1).wait_for_publish(10.0)
 
     def send_many(self, payloads: list[bytes]) -> None:
         # One by one would take a round trip each.
@@ -107,10 +114,14 @@ def source_for(
 def open_and_subscribe(source: MqttSource, sensor: Sensor) -> None:
     """Open, and wait until a message comes through; it cuts the window again."""
     source.open()
-    wait_until(lambda: sensor.send(b"?") is None and not source._messages.empty())
+    wait_until(lambda: sensor.send(b"?") is None and source.subscription.waiting_count)
+    assert source.read(stopped_in(0.3)) is None
+
+
+def stopped_in(seconds: float) -> threading.Event:
     stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
-    assert source.read(stop) is None
+    threading.Timer(seconds, stop.set).start()
+    return stop
 
 
 def read(source: MqttSource) -> Window:
@@ -151,7 +162,7 @@ def test_a_queue_that_runs_over_starts_a_new_window(broker: LocalBroker, sensor:
     source = source_for(broker.port)
     open_and_subscribe(source, sensor)
     sensor.send_many([b'{"value": 1}'] * (MESSAGES_MAX + 10))
-    wait_until(source._has_run_over.is_set)
+    wait_until(lambda: source.subscription.is_run_over)
     done: list[Window] = []
     reader = threading.Thread(target=lambda: done.append(read(source)))
     reader.start()
@@ -190,6 +201,60 @@ def test_the_capture_loop_survives_a_killed_broker(broker: LocalBroker, sensor: 
     stop.set()
     thread.join(10.0)
     assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_many_sensors_of_one_topic_become_batches(broker: LocalBroker, sensor: Sensor) -> None:
+    settings = MqttSettings(
+        topic="plant/{sensor}/vibration",
+        port=broker.port,
+        window=WindowSettings(samples=4, step=4),
+        batch=BatchSettings(windows_max=8, wait_s_max=0.3),
+        sensors_max=3,
+    )
+    source = open_source(settings, SystemClock())
+    assert isinstance(source, MqttSensorsSource)
+    source.open()
+    wait_until(lambda: sensor.send(b"?") is None and source.subscription.waiting_count)
+    rows = {name: np.arange(4, dtype="<f4") + index for index, name in enumerate("abc")}
+    for name, values in rows.items():
+        sensor.send(values.tobytes(), f"plant/{name}/vibration")
+        sensor.send(b"{broken", f"plant/{name}/vibration")
+    found: dict[str, list[float]] = {}
+    sequences = []
+    while len(found) < 2:
+        batch = source.read(NEVER)
+        assert isinstance(batch, WindowBatch)
+        sequences.append(batch.sequence)
+        assert batch.samples.shape == (len(batch.sensors), 4, 1)
+        found |= zip(batch.sensors, batch.samples[:, :, 0].tolist(), strict=True)
+    assert found == {"a": [0, 1, 2, 3], "b": [1, 2, 3, 4]}
+    assert sequences[0] == 0
+    # "pump" of the first test message was the first sensor, so there was no place for "c".
+    wait_until(lambda: source.read(stopped_in(0.2)) is None and source.lost_messages_count == 2)
+    assert source.sensors_count == 3
+    assert source.bad_messages_count >= 3
+    source.close()
+
+
+@pytest.mark.slow
+def test_messages_of_people_become_texts(broker: LocalBroker, sensor: Sensor) -> None:
+    settings = MqttTextSettings(topic=TOPIC, port=broker.port, text_bytes_max=20)
+    source = open_source(settings, SystemClock())
+    assert isinstance(source, MqttTextSource)
+    source.open()
+    wait_until(lambda: sensor.send(b" ") is None and source.subscription.waiting_count)
+    assert source.read(stopped_in(0.3)) is None
+    bad = source.bad_messages_count
+    for payload in ("Pumpe läuft heiß".encode(), b"\xff", b"x" * 21, b"all well"):
+        sensor.send(payload)
+    first, second = source.read(NEVER), source.read(NEVER)
+    assert first is not None
+    assert second is not None
+    assert (first.text, second.text) == ("Pumpe läuft heiß", "all well")
+    assert second.sequence == first.sequence + 1
+    assert source.bad_messages_count == bad + 2
+    source.close()
 
 
 def test_nobody_there_is_a_lost_source() -> None:

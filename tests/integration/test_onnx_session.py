@@ -19,6 +19,7 @@ from tests.support.onnx_models import (
     SIDE,
     colour_spec,
     echo_spec,
+    write_batch_model,
     write_colour_model,
     write_picky_model,
     write_two_input_model,
@@ -51,6 +52,22 @@ def test_a_named_axis_takes_any_size(tmp_path: Path) -> None:
     assert load_onnx_session(path, colour_spec(16)).run(np.ones((1, 3, 16, 16), np.float32))
 
 
+def test_more_rows_than_a_fixed_batch_axis_takes_are_refused_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    session = load_onnx_session(write_colour_model(tmp_path / "m.onnx"), colour_spec())
+    with pytest.raises(RefusedError, match="takes 1 at a time; the batch has 3"):
+        session.run(np.repeat(BATCH, 3, axis=0))
+    assert capfd.readouterr().err == ""
+
+
+def test_an_open_batch_axis_takes_many_rows(tmp_path: Path) -> None:
+    path = write_batch_model(tmp_path / "m.onnx", samples=4)
+    session = load_onnx_session(path, echo_spec(4))
+    windows = np.arange(12, dtype=np.float32).reshape(3, 1, 4)
+    np.testing.assert_array_equal(session.run(windows)[0], 2 * windows)
+
+
 def test_one_session_serves_threads_together(tmp_path: Path) -> None:
     session = load_onnx_session(write_colour_model(tmp_path / "m.onnx"), colour_spec())
     expected = session.run(BATCH)[0]
@@ -76,7 +93,7 @@ def test_one_session_serves_threads_together(tmp_path: Path) -> None:
         (
             write_colour_model, colour_spec(16), "model.input_mismatch",
             r"expects one float32 or uint8 input of shape \(1, 3, 16, 16\); "
-            r"the model has image tensor\(float\) \[1, 3, 8, 8\]",
+            r"the model has image float32 \[1, 3, 8, 8\]",
         ),
         (write_colour_model, echo_spec(8), "model.input_mismatch", r"\(1, 1, 8\)"),
         (write_two_input_model, colour_spec(), "model.input_mismatch", "one .*, two"),

@@ -13,9 +13,9 @@ from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.sources.capture import CaptureLoop, CaptureState
 from edge_agent.sources.mailbox import mailbox_for
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.settings import CsvSettings, FolderSettings, SourceSettings, WindowSettings
 from shared.clock import SystemClock
 from shared.model.spec import ModelSpec
+from shared.pipeline.sources import CsvSettings, FolderSettings, SourceSettings, WindowSettings
 from shared.wire.records import Classified, Scored
 from tests.support.onnx_models import (
     SIDE,

@@ -8,16 +8,17 @@ import pytest
 
 from edge_agent.sources.item import Frame, Window
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.settings import (
+from edge_agent.sources.source import Source
+from shared.errors import ContractError
+from shared.pipeline.sources import (
     CsvSettings,
     FolderSettings,
     Pace,
+    ResampleSettings,
     SourceSettings,
     VideoSettings,
     WindowSettings,
 )
-from edge_agent.sources.source import Source
-from shared.errors import ContractError
 from tests.support.manual_clock import ManualClock
 from tests.support.pictures import brightness, write_pictures, write_video
 
@@ -92,6 +93,21 @@ def test_a_video_as_fast_as_frames_are_taken_never_waits(tmp_path: Path) -> None
     path = write_video(tmp_path / "v.avi", [0, 100, 200])
     assert len(frames_of(opened(VideoSettings(path=str(path), pace=Pace.AS_FAST), clock))) == 3
     assert clock.monotonic_s() == 1000.0
+
+
+@pytest.mark.parametrize("pace", Pace)
+def test_a_limit_of_frames_a_second_is_of_the_videos_own_time(tmp_path: Path, pace: Pace) -> None:
+    clock = ManualClock()
+    path = write_video(tmp_path / "v.avi", [0, 20, 40, 60, 80, 100, 120, 140], fps=10.0)
+    source = open_source(VideoSettings(path=str(path), pace=pace), clock, fps_max=5.0)
+    source.open()
+    found = frames_of(source)
+    assert [brightness(f.pixels) for f in found] == pytest.approx([0, 40, 80, 120], abs=3)
+    assert [f.sequence for f in found] == [0, 2, 4, 6]
+    seconds = 0.2 if pace is Pace.REALTIME else 0.0
+    assert [f.captured_s - found[0].captured_s for f in found] == pytest.approx(
+        [0.0, seconds, 2 * seconds, 3 * seconds]
+    )
 
 
 def test_a_looped_video_goes_on_counting(tmp_path: Path) -> None:
@@ -197,6 +213,17 @@ def test_no_window_spans_a_gap_a_step_back_or_a_broken_time(tmp_path: Path, time
     found = windows_of(opened(make_csv(tmp_path, text, time_column="at", window=window)))
     last = float(len(cells) - 1)
     assert [w.samples[:, 0].tolist() for w in found] == [[0.0, 1.0], [last - 1, last]]
+
+
+def test_irregular_rows_are_brought_to_a_rate(tmp_path: Path) -> None:
+    text = "at,x\n0,0\n0.5,1\n3,6\n4,8\n100,50\n101.5,53\n102,54\n103,0\n"
+    settings = make_csv(
+        tmp_path, text, time_column="at", resample=ResampleSettings(rate_hz=1.0, gap_s_max=10.0)
+    )
+    found = windows_of(opened(settings))
+    assert [w.samples[:, 0].tolist() for w in found] == [
+        [0, 2], [2, 4], [4, 6], [50, 52], [52, 54],
+    ]  # fmt: skip
 
 
 def test_missing_cells_are_held_and_short_rows_are_missing(tmp_path: Path) -> None:

@@ -11,22 +11,32 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec import UNSET
 
-from cloud_hub.candidates.candidate import GateRefusedError
+from cloud_hub.candidates.candidate import (
+    Candidate,
+    CandidateId,
+    GateRefusedError,
+    PassedCandidate,
+    PassedForm,
+    Verdict,
+)
 from cloud_hub.candidates.gate import GateSettings
 from cloud_hub.candidates.onnx_quantizer import quantize_static
-from cloud_hub.candidates.service import CandidateService
+from cloud_hub.candidates.service import CandidateService, UploadOptions
 from cloud_hub.candidates.sql_store import drop_refused
-from cloud_hub.releases.release import Release
+from cloud_hub.releases.release import Release, make_manifest
 from cloud_hub.releases.service import ReleaseService, ReleaseSettings
 from cloud_hub.releases.tuf_keys import KeyFolder
 from cloud_hub.releases.tuf_repository import TufRepository
 from cloud_hub.sql_database import Database
 from shared.clock import SystemClock
 from shared.errors import ContractError, RefusedError
-from shared.ids import LineageId
+from shared.ids import LineageId, ModelName
+from shared.model.spec import parse_spec
 from shared.release.digest import digest_of
 from shared.release.golden import decode_golden
+from shared.release.manifest import decode_manifest, encode_manifest
 from shared.wire.blocks import BLOCK_BYTES
 from tests.support import tiny_models as tiny
 from tests.support.cutting_store import CuttingStore, PowerCutError
@@ -65,7 +75,7 @@ def test_an_upload_becomes_a_release(hub: ReleaseService) -> None:
     assert release.name == "digits:1"
     assert release.verdict.is_passed
     codes = [remark.code for remark in release.verdict.remarks]
-    assert codes == ["gate.golden_drawn", "gate.not_evaluated"]
+    assert codes == ["gate.golden_drawn", "gate.folded", "gate.not_evaluated"]
     assert hub.get("digits", 1) == release
     assert hub.releases() == hub.releases("digits") == (release,)
     assert hub.releases("other") == ()
@@ -79,6 +89,59 @@ def test_an_upload_becomes_a_release(hub: ReleaseService) -> None:
     assert digest_of(artifact) == variant.artifact.digest
     assert len(artifact) == release.artifact_bytes
     assert decode_golden(hub.repository.read(variant.golden.path)).items_count == 8
+
+
+def test_a_release_holds_all_forms_and_a_tokenizer_each_signed(hub: ReleaseService) -> None:
+    passed = PassedCandidate(
+        candidate=Candidate(
+            candidate_id=CandidateId("cand-1"),
+            model=ModelName("digits"),
+            content_digest="0" * 64,
+            lineage_id=LINE,
+            precision="int8",
+            created_ms=1,
+            verdict=Verdict(is_passed=True, reasons=()),
+        ),
+        spec=parse_spec(tiny.SPEC.encode()),
+        forms=(
+            PassedForm("int8", b"small", b"golden", agreement=0.97, calibration="entropy"),
+            PassedForm("fp32", b"large", b"golden", agreement=1.0),
+            PassedForm("int8-s8s8", b"signed", b"golden", architectures=("aarch64",)),
+        ),
+        tokenizer_bytes=b"{}",
+    )
+    manifest, made = make_manifest(passed, version=1, metrics={}, notes="", created_ms=1)
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    assert [one.precision for one in manifest.variants] == ["int8", "fp32", "int8-s8s8"]
+    assert manifest.variants[0].agreement == 0.97
+    assert manifest.variants[1].architectures is UNSET
+    assert manifest.tokenizer is not UNSET
+    hub.repository.publish(made, custom={})
+    signed = hub.repository.files()
+    entries = [one for variant in manifest.variants for one in (variant.artifact, variant.golden)]
+    for entry in (*entries, manifest.tokenizer):
+        assert digest_of(hub.repository.read(entry.path)) == entry.digest
+        assert entry.path in signed
+    assert hub.repository.read("releases/digits/1/tokenizer.json") == b"{}"
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b"{", b"{}"])
+def test_a_tokenizer_must_be_one_and_belong_to_a_model_of_texts(
+    hub: ReleaseService, data: bytes
+) -> None:
+    with pytest.raises(ContractError) as raised:  # digits is a model of pictures
+        upload(hub, options=UploadOptions(tokenizer_bytes=data))
+    assert raised.value.code == "release.tokenizer"
+
+
+def test_open_sizes_of_the_picture_are_refused_naming_the_input(hub: ReleaseService) -> None:
+    model = tiny.classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(GateRefusedError) as raised:
+        upload(hub, model.SerializeToString())
+    [reason] = [one for one in raised.value.reasons if one.code == "gate.input_shape"]
+    assert "'input'" in reason.text
+    assert "open sizes" in reason.text
 
 
 def test_an_int8_model_is_published_as_such(hub: ReleaseService) -> None:

@@ -8,18 +8,11 @@ import msgspec
 import pytest
 
 from edge_agent.decisions.decision import Decision, MissedItem
-from edge_agent.telemetry.file_sink import FileSink, FileSinkSettings
+from edge_agent.sinks.file_sink import FileSink
 from edge_agent.telemetry.procfs_host import ProcfsHost
-from edge_agent.telemetry.sinks import (
-    HubSink,
-    HubSinkSettings,
-    ItemCounts,
-    SinkSettings,
-    Which,
-    WindowSink,
-    open_sink,
-)
+from edge_agent.telemetry.sinks import HubSink, ItemCounts, WindowSink
 from shared.errors import ContractError
+from shared.pipeline.sinks import FileSinkSettings, HubSinkSettings, SinkSettings, Which
 from shared.settings import Settings, parse_toml
 from shared.wire.records import (
     Body,
@@ -270,8 +263,7 @@ def test_sinks_are_told_apart_by_kind(tmp_path: Path) -> None:
     """
     hub, lines = parse_toml(text.encode(), Pipeline, name="agent.toml").sinks
     assert hub == HubSinkSettings(which=Which.ALL)
-    assert isinstance(open_sink(hub, Heard(), ManualClock()), HubSink)
-    assert isinstance(open_sink(lines, Heard(), ManualClock()), FileSink)
+    assert lines == FileSinkSettings(path=f"{tmp_path}/x.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.sources.settings import (
-    CameraSettings,
-    CsvSettings,
-    FolderSettings,
-    MqttSettings,
-    StreamSettings,
-    VideoSettings,
-)
 from edge_agent.try_model import guess_source, run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
 from shared.errors import ContractError, RefusedError
-from shared.model.spec import ModelSpec
+from shared.model.spec import Decoder, ModelSpec, OutputSpec, Task, TextInput
+from shared.pipeline.sources import (
+    CameraSettings,
+    CsvSettings,
+    FolderSettings,
+    LinesSettings,
+    ModbusSettings,
+    MqttSettings,
+    MqttTextSettings,
+    StreamSettings,
+    VideoSettings,
+)
 from tests.support.onnx_models import (
     SIDE,
     colour_spec,
@@ -92,6 +95,42 @@ def test_a_source_is_told_from_how_it_is_named(
     if isinstance(settings, MqttSettings):
         assert (settings.host, settings.port, settings.topic) == ("host", 1884, "a/b")
         assert (settings.channels, settings.window.samples) == (2, 8)
+
+
+def text_spec() -> ModelSpec:
+    return ModelSpec(
+        model="moods",
+        task=Task.CLASSIFICATION,
+        input=TextInput(length=16),
+        output=OutputSpec(decoder=Decoder.LOGITS, classes=("good", "bad")),
+    )
+
+
+def test_a_source_of_registers_and_sources_of_texts_are_guessed(tmp_path: Path) -> None:
+    registers = guess_source("modbus://10.0.0.9:1502/40", echo_spec(8, channels=2))
+    assert isinstance(registers, ModbusSettings)
+    assert (registers.host, registers.port) == ("10.0.0.9", 1502)
+    assert [channel.address for channel in registers.channels] == [40, 41]
+    (tmp_path / "a.txt").write_text("hello")
+    lines = guess_source(str(tmp_path / "a.txt"), text_spec())
+    assert lines == LinesSettings(path=str(tmp_path / "a.txt"))
+    messages = guess_source("mqtt://10.0.0.9/alarms/hall", text_spec())
+    assert messages == MqttTextSettings(host="10.0.0.9", topic="alarms/hall")
+    for text in ("nowhere.txt", "rtsp://10.0.0.9/a", str(tmp_path)):
+        with pytest.raises(ContractError, match="text file") as caught:
+            guess_source(text, text_spec())
+        assert caught.value.code == "source.guess"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["modbus://plc", "modbus://plc/x", "modbus://plc:0/1", "modbus://plc:99999/1",
+     "modbus://plc/65535", "mqtt://host:99999/a"],
+)  # fmt: skip
+def test_an_address_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        guess_source(text, echo_spec(8, channels=2))
+    assert caught.value.code == "source.guess"
 
 
 @pytest.mark.parametrize(("text", "code"), [

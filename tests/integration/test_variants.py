@@ -23,7 +23,13 @@ from cloud_hub.candidates.gate_quality import QualitySettings
 from cloud_hub.candidates.service import CandidateService, Rivals
 from cloud_hub.candidates.torch_pruning import prune
 from cloud_hub.candidates.torch_tuning import tune_for_int8
-from cloud_hub.candidates.variant_choice import VariantSettings, choose, wants_tuning
+from cloud_hub.candidates.variant_choice import (
+    VariantSettings,
+    choose,
+    precision_of,
+    published,
+    wants_tuning,
+)
 from cloud_hub.sql_database import Database, sqlite_url
 from shared.clock import SystemClock
 from shared.errors import RefusedError
@@ -52,11 +58,13 @@ def form(
     size: int = 250,
     ms: float = 4.0,
     error: str = "",
+    architectures: tuple[str, ...] = (),
 ) -> VariantFacts:
     """A form measured on 1000 items."""
     return VariantFacts(
         name=name,
         error=error,
+        architectures=architectures,
         artifact_bytes=size,
         latency_ms=ms,
         agreement_count=agreed,
@@ -97,6 +105,56 @@ def test_which_form_is_chosen(forms: list[VariantFacts], chosen: str, why_not: s
     assert all(row.text for row in rows)
     if why_not:
         assert why_not in rows[1].text
+
+
+@pytest.mark.parametrize(
+    ("forms", "listed"),
+    [
+        ([], ["fp32"]),
+        ([form("int8")], ["int8", "fp32"]),
+        ([form("int8", agreed=949)], ["fp32"]),
+        ([form("int8", right=939)], ["fp32"]),
+        ([form("int8", error="no kernel")], ["fp32"]),
+        (
+            [form("int8", ms=20.0, size=990)],
+            ["fp32", "int8"],
+        ),  # Gains nothing here: elsewhere it may
+        ([form("int8"), form("int8-dynamic", ms=11.0)], ["int8", "fp32", "int8-dynamic"]),
+        (
+            [form("int8"), form("int8-s8s8", ms=1.0, architectures=("arm64",))],
+            ["int8", "fp32", "int8-s8s8"],
+        ),
+        ([form("int8-reduced", ms=1.0, architectures=("x86_64",))], ["fp32", "int8-reduced"]),
+        ([form("int8", ms=5.0), form("int8-qat")], ["int8", "fp32"]),  # One precision, once
+        ([form("fp32-pruned", ms=5.0)], ["fp32-pruned", "fp32"]),
+    ],
+)
+def test_which_forms_are_published_and_in_which_order(
+    forms: list[VariantFacts], listed: list[str]
+) -> None:
+    facts = EvaluationFacts(items_count=1000, variants=(FP32, *forms))
+    chosen, _ = choose(facts, SETTINGS)
+    found = published(chosen, facts, SETTINGS, lambda _: True)
+    assert found[0] is chosen
+    assert [precision_of(one, FP32) for one in found] == listed
+
+
+def test_of_int8_and_its_tuned_form_the_chosen_one_is_published() -> None:
+    facts = EvaluationFacts(
+        items_count=1000, variants=(FP32, form("int8", ms=5.0), form("int8-qat", ms=4.0))
+    )
+    chosen, _ = choose(facts, SETTINGS)
+    assert [one.name for one in published(chosen, facts, SETTINGS, lambda _: True)] == [
+        "int8-qat",
+        "fp32",
+    ]
+
+
+def test_a_form_that_the_gate_calls_worse_than_the_old_release_is_not_published() -> None:
+    facts = EvaluationFacts(items_count=1000, variants=(FP32, form("int8"), form("int8-dynamic")))
+    chosen, _ = choose(facts, SETTINGS)
+    found = published(chosen, facts, SETTINGS, lambda one: one.name != "int8-dynamic")
+    assert [one.name for one in found] == ["int8", "fp32"]
 
 
 def test_below_the_floor_of_time_only_size_counts() -> None:

@@ -41,6 +41,12 @@ class FaultSession:
         self._clock = clock
         self._takes_ms = takes_ms
 
+    def new_input(self) -> Array:
+        return np.empty(self.spec.input_shape, self.input_dtype)
+
+    def close(self) -> None:
+        pass
+
     def run(self, batch: Array) -> tuple[Array, ...]:
         self.runs_count += 1
         self._clock.advance(self._takes_ms / 1000.0)

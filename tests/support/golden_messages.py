@@ -11,6 +11,7 @@ import msgspec
 from shared.wire.blocks import Block, BlockRequest
 from shared.wire.certificates import CertificateReply, CertificateRequest
 from shared.wire.envelope import Envelope
+from shared.wire.fit import FitChoice, FitHint, FitReport, FitRow, FitStanding
 from shared.wire.presence import Hardware, Heartbeat, Presence
 from shared.wire.records import (
     Box,
@@ -158,6 +159,48 @@ GOLDEN: Mapping[str, Message] = {
             ),
         ),
     ),
+    "report.fit.v1": Report(
+        target_revision=5,
+        at_ms=SENT_MS,
+        models=(
+            ModelReport(
+                model="digits",
+                state=UpdateState.IDLE,
+                version=3,
+                fit=FitReport(
+                    version=3,
+                    manifest_digest=_DIGEST,
+                    fingerprint="0123456789abcdef",
+                    rows=(
+                        FitRow(
+                            precision="int8",
+                            backend="onnxruntime",
+                            threads=2,
+                            artifact_bytes=2_600_000,
+                            run_ms_p50=4.5,
+                            run_ms_p95=5.25,
+                            items_per_s=400.0,
+                            runs_count=200,
+                            rss_bytes=50_000_000,
+                            agreement=0.984375,
+                            golden_error=0.0009765625,
+                        ),
+                        FitRow(
+                            precision="fp32",
+                            backend="openvino",
+                            threads=1,
+                            code="worker.memory",
+                            text="It took more than it may.",
+                        ),
+                    ),
+                    choice=FitChoice(precision="int8", backend="onnxruntime", threads=2),
+                    reasons=("int8 on onnxruntime, 2 threads: 400 items a second",),
+                    standing=FitStanding.ANEW,
+                    why="int8 takes 4.5 ms here, 2 ms on 3 devices of this hardware",
+                ),
+            ),
+        ),
+    ),
     "report.empty.v1": Report(target_revision=0, at_ms=SENT_MS, models=()),
     "block-request.v1": BlockRequest(path="metadata/timestamp.json", first=16, wanted=b"\xff\x01"),
     "certificate-request.v1": CertificateRequest(csr_pem="-----BEGIN CERTIFICATE REQUEST-----"),
@@ -196,6 +239,25 @@ GOLDEN: Mapping[str, Message] = {
                 until_ms=SENT_MS + 1,
                 samples_min=10,
                 noise_multiplier=1.25,
+            ),
+        ),
+    ),
+    "target.fit.v1": Target(
+        revision=5,
+        issued_ms=SENT_MS,
+        releases=(
+            TargetRelease(
+                model="digits",
+                version=3,
+                manifest_digest=_DIGEST,
+                rollout="roll-7fk2mq9x",
+                fit_hint=FitHint(
+                    precision="int8",
+                    backend="onnxruntime",
+                    threads=2,
+                    run_ms_p50=4.5,
+                    devices_count=12,
+                ),
             ),
         ),
     ),

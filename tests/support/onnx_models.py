@@ -127,3 +127,88 @@ def _write(
     onnx.checker.check_model(made)
     path.write_bytes(made.SerializeToString())
     return path
+
+
+def write_endless_model(path: Path, *, samples: int) -> Path:
+    """Write a score from a loop of 2**62 turns."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["carried", "carried"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, [1, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [1, 1]),
+        ],
+    )
+    return _write(
+        path,
+        [
+            helper.make_node("ReduceMean", ["window"], ["mean"], axes=[2], keepdims=0),
+            helper.make_node("Loop", ["turns", "go", "mean"], ["score"], body=body),
+        ],
+        inputs=[("window", TensorProto.FLOAT, [1, 1, samples])],
+        outputs=[("score", [1, 1])],
+        constants={"turns": np.array(2**62, np.int64), "go": np.array(True)},
+    )
+
+
+def write_greedy_model(path: Path, *, samples: int) -> Path:
+    """Write a score that takes 64 GB (2**34 float32) on its way."""
+    return _write(
+        path,
+        [
+            helper.make_node("ReduceMean", ["window"], ["mean"], axes=[2], keepdims=0),
+            helper.make_node("Expand", ["mean", "shape"], ["wide"]),
+            helper.make_node("Exp", ["wide"], ["wider"]),
+            helper.make_node("ReduceMax", ["wider"], ["score"], axes=[1], keepdims=1),
+        ],
+        inputs=[("window", TensorProto.FLOAT, [1, 1, samples])],
+        outputs=[("score", [1, 1])],
+        constants={"shape": np.array([1, 2**34], np.int64)},
+    )
+
+
+def write_batch_model(path: Path, *, samples: int) -> Path:
+    """Write a reconstruction, twice its input, that takes any number of windows at a time."""
+    shape: list[int | str] = ["n", 1, samples]
+    return _write(
+        path,
+        [helper.make_node("Add", ["window", "window"], ["again"])],
+        inputs=[("window", TensorProto.FLOAT, shape)],
+        outputs=[("again", shape)],  # type: ignore[list-item]
+        constants={},
+    )
+
+
+def write_growing_model(path: Path) -> Path:
+    """Write a detector that finds as many boxes of zeros as the picture's largest value says."""
+    return _write(
+        path,
+        [
+            helper.make_node("ReduceMax", ["image"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["number"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["number", "one"], ["count"]),
+            helper.make_node("Concat", ["one", "count", "six"], ["shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["shape"], ["boxes"]),
+        ],
+        inputs=[("image", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        outputs=[("boxes", [1, "n", 6])],  # type: ignore[list-item]
+        constants={"one": np.array([1], np.int64), "six": np.array([6], np.int64)},
+    )
+
+
+def boxes_spec() -> ModelSpec:
+    """Return the spec of that detector."""
+    return ModelSpec(
+        model="boxes",
+        task=Task.DETECTION,
+        input=ImageInput(width=SIDE, height=SIDE),
+        output=OutputSpec(decoder=Decoder.BOXES, classes=("thing",)),
+    )

@@ -339,6 +339,7 @@ class RealAgent(Process):
         free_bytes_min: int = 1 << 20,
         is_hasty: bool = True,
         learning: str = "",
+        more_toml: str = "",
     ) -> None:
         """Join.
 
@@ -347,6 +348,7 @@ class RealAgent(Process):
         join_port: where the hub's HTTPS is reached, if not directly.
         is_hasty: it repeats itself sooner than the defaults have it, which a slow network pays for.
         learning: its [learning], as TOML; empty: it never learns.
+        more_toml: more of its file; what begins with a sink belongs to its pipeline.
         """
         self.state = state or folder / name
         csv = folder / "tones.csv"
@@ -364,6 +366,7 @@ class RealAgent(Process):
                 free_bytes_min=free_bytes_min,
                 patience=HASTY if is_hasty else "",
             )
+            + more_toml
             + learning
         )
         token = hub.post("/tokens", {"name": name, "groups": ["bench"]})

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.updates.release_source import FetchedRelease
+from edge_agent.updates.release_source import FetchedRelease, FetchedVariant
 from shared.errors import IntegrityError, TransientError
 from shared.release.digest import digest_of
 from shared.release.manifest import decode_manifest, manifest_digest
@@ -66,6 +66,10 @@ class ReleasePeer:
             artifact_path=folder / "model.onnx",
             golden_path=folder / "golden.npz",
         )
+
+    def keep(self, folder: Path, fetched: FetchedRelease, chosen: FetchedVariant) -> FetchedRelease:
+        assert chosen == fetched.candidates[0], "a release here has one variant"
+        return self.reopen(folder)
 
     def _bring(self, source: Path, to: Path, stop: threading.Event) -> None:
         data = source.read_bytes()

@@ -54,11 +54,18 @@ def publish(
     kind: Kind,
     rollout: str = "",
     policy: TrialPolicy | None = None,
+    file: Path | None = None,
 ) -> TargetRelease:
-    """Put a release into the folder of a ReleasePeer; return how a Target would name it."""
+    """Put a release into the folder of a ReleasePeer; return how a Target would name it.
+
+    Args: file: its ONNX file, if it is not the kind's own; `kind` then says what golden outputs
+    it gets.
+    """
     spec = spec_for(model)
     artifact = b"not a model" if kind is Kind.UNLOADABLE else artifact_of(kind)
     golden = encode_golden(golden_of(artifact, kind))
+    if file is not None:
+        artifact = file.read_bytes()
     files = {"model.onnx": artifact, "golden.npz": golden}
     entries = {
         name: FileEntry(

@@ -11,8 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edge_agent.inference.active_model import ActiveModel, LoadedRelease
 from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.onnx_session import load_onnx_session
+from edge_agent.inference.session_loader import SessionLoader
+from edge_agent.updates.file_fit import FileFits
 from edge_agent.updates.file_journal import FileJournal, FileTarget
 from edge_agent.updates.file_slots import FileSlots
+from edge_agent.updates.fitting import Fitter
 from edge_agent.updates.journal import Journal, Slot
 from edge_agent.updates.receipts import ReceiptMaker
 from edge_agent.updates.release_source import ReleaseSource
@@ -21,6 +24,7 @@ from shared.clock import Clock
 from shared.ids import DeviceId
 from shared.release.digest import digest_of
 from shared.release.receipt import Receipt, sign_receipt, verify_receipt
+from shared.wire.fit import FitReport
 from shared.wire.report import ModelReport
 from shared.wire.target import Target, TargetRelease
 from tests.support.manual_clock import ManualClock
@@ -88,6 +92,16 @@ class CutSlots(FileSlots):
         _around(self._cut, "clear", super().clear)(model, slot)
 
 
+class CutFits(FileFits):
+    """Can lose power around each write of what was chosen."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+
+    def write(self, folder: Path, report: FitReport) -> None:
+        _around(self._cut, "fit", super().write)(folder, report)
+
+
 class CutActiveModel(ActiveModel):
     """Can lose power around each swap."""
 
@@ -123,6 +137,8 @@ class Bench:
         cut: Cut = lambda _name: None,
         config: str = "as it was",
         settings: UpdateSettings | None = None,
+        fitter: Fitter | None = None,
+        load_session: SessionLoader = load_onnx_session,
     ) -> None:
         self.clock = clock or ManualClock()
         self.peer = peer or ReleasePeer(store, cut=cut)
@@ -134,7 +150,7 @@ class Bench:
         self.updater = Updater(
             models=self.actives,
             source=source or self.peer,
-            load_session=_around(cut, "load", load_onnx_session),
+            load_session=_around(cut, "load", load_session),
             prove_golden=_around(cut, "prove", prove_golden),
             slots=self.slots,
             journals=self.journals,
@@ -149,6 +165,8 @@ class Bench:
             pipelines=tuple,
             clock=self.clock,
             settings=settings or UpdateSettings(),
+            fitter=fitter,
+            fits=CutFits(cut),
         )
 
     @property

@@ -7,13 +7,13 @@ from edge_agent.decisions import anomaly, detect
 from edge_agent.decisions.agreement import agrees
 from edge_agent.decisions.classify import classify
 from edge_agent.decisions.conclude import conclude
-from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.pipeline_state import pipeline_state
 from edge_agent.sources.capture import CaptureState, CaptureStatus
 from shared.errors import ContractError, RefusedError
 from shared.model.postprocess import Boxes
 from shared.model.preprocess import place
 from shared.model.spec import Decoder, ImageInput, ModelSpec, OutputSpec, Task, WindowInput
+from shared.pipeline.decisions import DecisionSettings
 from shared.settings import parse_toml
 from shared.wire.records import Box, Classified, Detected, Outcome, Scored
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from edge_agent.decisions.decision import Decision, ItemResult, MissedItem
-from edge_agent.decisions.settings import DecisionSettings
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.inference.loop import InferenceLoop
 from edge_agent.sources.item import Item, Window
 from edge_agent.sources.mailbox import Keep, Mailbox
+from shared.pipeline.decisions import DecisionSettings
 from tests.support.fake_sessions import FaultSession, failing, release, sure_of
 from tests.support.fake_sources import frame_of
 from tests.support.manual_clock import ManualClock

@@ -10,6 +10,7 @@ from edge_agent.telemetry.events import (
     OperatorEvents,
     PipelineStanding,
 )
+from edge_agent.telemetry.numbers import WorkerNumbers
 from shared.wire.records import HostRecord
 from shared.wire.report import Failure, ModelReport, UpdateState
 
@@ -109,6 +110,33 @@ def test_counts_are_told_when_they_rise_and_not_too_often() -> None:
     assert "2048 messages were lost" in event.text
     assert codes(told, 3 * COUNTS_S, lost=2, bad=3) == []  # Started again: it counts anew
     assert codes(told, 5 * COUNTS_S, lost=4, bad=3) == ["source.run_over"]
+
+
+def worker(restarts: int, *, version: int = 1, cause: str = "stuck for 5 s") -> WorkerNumbers:
+    return WorkerNumbers(
+        model="digits",
+        version=version,
+        pid=9,
+        restarts_count=restarts,
+        last_cause=cause if restarts else "",
+        rss_bytes=1,
+    )
+
+
+def test_a_restarted_worker_is_told_with_its_cause_and_not_too_often() -> None:
+    told = events()
+    assert told.of_workers([worker(0)], now_s=0.0) == []
+    (event,) = told.of_workers([worker(1, cause="killed {by} SIGKILL")], now_s=1.0)
+    assert event.code == "worker.restarted"
+    assert "release 1 of digits" in event.text
+    assert "1 times so far; the last one was killed {by} SIGKILL." in event.text
+    assert told.of_workers([worker(3)], now_s=2.0) == []
+    (other,) = told.of_workers([worker(3), worker(1, version=2)], now_s=3.0)
+    assert "release 2" in other.text  # Each release's process is told for itself
+    (later,) = told.of_workers([worker(3)], now_s=COUNTS_S + 2.0)
+    assert "3 times so far; the last one was stuck for 5 s." in later.text
+    assert told.of_workers([worker(0)], now_s=2 * COUNTS_S) == []  # Loaded again: it counts anew
+    assert told.of_workers([worker(1)], now_s=3 * COUNTS_S)
 
 
 def test_a_refused_and_an_undone_release_are_told_once() -> None:

@@ -4,13 +4,24 @@ import msgspec
 import pytest
 
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.settings import (
+from shared.pipeline.sources import (
+    BatchSettings,
     CameraSettings,
     CsvSettings,
     Delivery,
     FolderSettings,
+    HostChannel,
+    HostSettings,
+    LinesSettings,
+    ModbusSettings,
     MqttSettings,
+    MqttTextSettings,
     Pace,
+    PayloadForm,
+    RegisterChannel,
+    RegisterTable,
+    RegisterType,
+    ResampleSettings,
     SourceSettings,
     StreamSettings,
     VideoSettings,
@@ -35,6 +46,30 @@ EXAMPLES = {
     ),
     'kind = "mqtt"\ntopic = "a/b"\nchannels = 3\nwindow = {samples = 8, step = 4}': MqttSettings(
         topic="a/b", channels=3, window=WindowSettings(samples=8, step=4)
+    ),
+    'kind = "mqtt"\ntopic = "p/{sensor}/v"\npayload = "binary"\nwindow = {samples = 8}\n'
+    "batch = {windows_max = 8, wait_s_max = 0.2}\nresample = {rate_hz = 2}": MqttSettings(
+        topic="p/{sensor}/v",
+        payload=PayloadForm.BINARY,
+        window=WindowSettings(samples=8),
+        batch=BatchSettings(windows_max=8, wait_s_max=0.2),
+        resample=ResampleSettings(rate_hz=2.0),
+    ),
+    'kind = "mqtt-text"\ntopic = "alarms/#"\ntext_bytes_max = 500': MqttTextSettings(
+        topic="alarms/#", text_bytes_max=500
+    ),
+    'kind = "lines"\npath = "a.txt"\nrate_hz = 2': LinesSettings(path="a.txt", rate_hz=2.0),
+    'kind = "host"\nchannels = ["cpu_share"]\nwindow = {samples = 8}': HostSettings(
+        channels=(HostChannel.CPU_SHARE,), window=WindowSettings(samples=8)
+    ),
+    'kind = "modbus"\nhost = "plc"\nwindow = {samples = 8}\n'
+    'channels = [{address = 1}, {address = 2, type = "float32", table = "input"}]': ModbusSettings(
+        host="plc",
+        window=WindowSettings(samples=8),
+        channels=(
+            RegisterChannel(address=1),
+            RegisterChannel(address=2, type=RegisterType.FLOAT32, table=RegisterTable.INPUT),
+        ),
     ),
 }
 
@@ -66,6 +101,29 @@ def test_a_source_as_written_by_a_person(text: str) -> None:
             'rate_hz = 1\ntime_column = "t"',
             "time_column",
         ),
+        (
+            'kind = "csv"\npath = "a"\ncolumns = ["x"]\nwindow = {samples = 1}\n'
+            "resample = {rate_hz = 1}",
+            "time_column",
+        ),
+        (
+            'kind = "csv"\npath = "a"\ncolumns = ["x"]\nwindow = {samples = 1}\n'
+            'time_column = "t"\nresample = {rate_hz = 1000, gap_s_max = 100}',
+            "rows",
+        ),
+        ('kind = "mqtt"\ntopic = "a/x{sensor}"\nwindow = {samples = 8}', "whole level"),
+        ('kind = "mqtt"\ntopic = "{sensor}/{sensor}"\nwindow = {samples = 8}', "whole level"),
+        (
+            'kind = "mqtt"\ntopic = "{sensor}"\nsensors_max = 65536\nchannels = 64\n'
+            "window = {samples = 4096}",
+            "sensors_max",
+        ),
+        ('kind = "host"\nchannels = ["mood"]\nwindow = {samples = 8}', "mood"),
+        (
+            'kind = "host"\nchannels = ["load_1m", "load_1m"]\nwindow = {samples = 8}',
+            "twice",
+        ),
+        ('kind = "modbus"\nhost = "plc"\nchannels = []\nwindow = {samples = 8}', "channels"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(text: str, named: str) -> None:

@@ -34,6 +34,7 @@ def decision(
     latency_ms: float = 5.0,
     inference_ms: float = 3.0,
     swap_pause_ms: float = 0.0,
+    is_held: bool = False,
 ) -> Decision:
     return Decision(
         pipeline="door",
@@ -46,6 +47,7 @@ def decision(
         latency_ms=latency_ms,
         inference_ms=inference_ms,
         swap_pause_ms=swap_pause_ms,
+        is_held=is_held,
     )
 
 
@@ -102,6 +104,27 @@ def test_counts_times_and_pauses() -> None:
     assert (record.items_in, record.items_dropped) == (9, 4)
     assert (record.items_decided, record.items_failed) == (2, 1)
     assert record.swap_pause_ms_max == 12.0
+
+
+def test_what_was_held_counts_but_has_no_part_in_the_times_of_inference() -> None:
+    window = new_window()
+    for run_ms in (3.0, 5.0):
+        window.add(decision(inference_ms=run_ms, latency_ms=run_ms + 1.0))
+    for _ in range(98):
+        window.add(decision(inference_ms=0.0, latency_ms=0.5, is_held=True))
+    record = close(window)
+    assert record.items_decided == 100
+    assert (record.latency_ms_p50, record.latency_ms_max) == (0.5, 6.0)
+    assert record.inference_ms_p50 == pytest.approx(4.0)
+    assert record.inference_ms_p95 == pytest.approx(4.9)
+
+
+def test_a_window_in_which_everything_was_held_tells_no_time_of_inference() -> None:
+    window = new_window()
+    window.add(decision(inference_ms=0.0, is_held=True))
+    record = close(window)
+    assert (record.inference_ms_p50, record.inference_ms_p95) == (0.0, 0.0)
+    assert is_valid_on_the_wire(record)
 
 
 @pytest.mark.parametrize(

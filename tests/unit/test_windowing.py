@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.sources.settings import WindowSettings
 from edge_agent.sources.windowing import RollingWindow
+from shared.pipeline.sources import WindowSettings
 
 NAN = math.nan
 

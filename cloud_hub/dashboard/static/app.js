@@ -95,7 +95,7 @@
         height: box.clientHeight - 30,
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_chart, _low, high) => [0, Math.max(1, high * 1.15)] } },
-        axes: [{ ...axis, space: 70, size: 30, values: clockTicks }, { ...axis, size: 46, values: (_chart, ticks) => ticks.map((tick) => `${tick} ms`) }],
+        axes: [{ ...axis, space: 70, size: 30, values: clockTicks }, { ...axis, size: 60, values: (_chart, ticks) => ticks.map((tick) => `${tick} ms`) }],
         series: [
           { value: "{HH}:{mm}:{ss}" },
           ...series.map(({ label }, i) => ({

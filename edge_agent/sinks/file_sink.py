@@ -3,28 +3,21 @@
 1. One line per decision, written as it comes. What a file holds past `bytes_max` goes to
    `<name>.1`, which goes to `<name>.2`, … up to `files_max` files in all; the oldest is deleted.
 2. A disk that is full costs lines (counted), never the pipeline.
-3. Belongs to one pipeline's thread; two sinks must not share a path.
+3. Called by one thread at a time, closed by any; two sinks must not share a path. A line that comes
+   after `close` is lost, counted.
 """
 
 import logging
+import threading
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TextIO
 
 import msgspec
-from msgspec import Meta
 
 from edge_agent.decisions.decision import Decision, ItemResult
-from shared.settings import Settings
+from shared.pipeline.sinks import FileSinkSettings
 
 log = logging.getLogger(__name__)
-
-
-class FileSinkSettings(Settings, frozen=True, tag="jsonl", tag_field="kind"):
-    """Where decisions are written, and how much of it is kept."""
-
-    path: str
-    bytes_max: Annotated[int, Meta(ge=4096, le=1 << 40)] = 16 << 20  # Of one file
-    files_max: Annotated[int, Meta(ge=1, le=1000)] = 4
 
 
 class FileSink:
@@ -36,21 +29,44 @@ class FileSink:
         self._path = Path(settings.path)
         self._file: TextIO | None = None
         self._size = 0
+        self._standing = ""
+        self._lock = threading.Lock()
+        self._is_closed = False
         self.lost_count = 0
+
+    @property
+    def standing(self) -> str:
+        """Why the last line was lost; empty: it was not."""
+        return self._standing
 
     def __call__(self, result: ItemResult) -> None:
         """Write one line if `result` is a Decision."""
         if not isinstance(result, Decision):
             return
-        try:
-            self._write(msgspec.json.encode(result).decode() + "\n")
-        except (OSError, msgspec.MsgspecError, TypeError) as error:
-            if self.lost_count == 0:
-                log.warning("file_sink.lost", extra={"path": str(self._path), "text": str(error)})
-            self.lost_count += 1
-            self.close()
+        with self._lock:
+            if self._is_closed:
+                self.lost_count += 1
+                return
+            try:
+                self._write(msgspec.json.encode(result).decode() + "\n")
+                self._standing = ""
+            except (OSError, msgspec.MsgspecError, TypeError) as error:
+                self._lose(str(error))
 
     def close(self) -> None:
+        """Close the file, for good."""
+        with self._lock:
+            self._is_closed = True
+            self._close()
+
+    def _lose(self, reason: str) -> None:
+        if self.lost_count == 0:
+            log.warning("file_sink.lost", extra={"path": str(self._path), "text": reason})
+        self.lost_count += 1
+        self._standing = f"{self._path}: {reason}"
+        self._close()
+
+    def _close(self) -> None:
         """Close the file; the next line opens it again."""
         if self._file is not None:
             try:
@@ -64,7 +80,7 @@ class FileSink:
         if self._file is None:
             self._open()
         if self._size > 0 and self._size + size > self._settings.bytes_max:
-            self.close()
+            self._close()
             self._rotate()
             self._open()
         assert self._file is not None

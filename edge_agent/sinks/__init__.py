@@ -1,0 +1,1 @@
+"""Who is told what a pipeline decides, on the device and beside it."""

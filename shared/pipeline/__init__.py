@@ -1,0 +1,1 @@
+"""Pipelines as people write them: source, frames, decisions, sinks. For both sides."""

@@ -1,0 +1,65 @@
+"""`edge-agent bench`: a file, a folder of variants, a release that has settled here."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.bench_model import run_bench
+from edge_agent.bench_text import bench_as_json, print_bench
+from shared.errors import ContractError, RefusedError
+from tests.support import tiny_models as tiny
+from tests.support.tiny_releases import Kind, publish
+from tests.support.updater_bench import Bench
+
+
+@pytest.mark.slow
+def test_files_are_timed_beside_each_other_in_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, spec, folder = tmp_path / "digits.onnx", tmp_path / "spec.toml", tmp_path / "others"
+    folder.mkdir()
+    model.write_bytes(tiny.classifier(1, hidden=2000).SerializeToString())
+    (folder / "small.onnx").write_bytes(tiny.classifier(2, hidden=16).SerializeToString())
+    (folder / "broken.onnx").write_bytes(tiny.identity_window().SerializeToString())
+    spec.write_text(tiny.SPEC)
+    with pytest.raises(RefusedError, match="expects"):
+        run_bench(model, spec, variants=folder, state=tmp_path)
+    (folder / "broken.onnx").unlink()
+    summary = run_bench(model, spec, variants=folder, state=tmp_path)
+    rows = {row.way: row for row in summary.measured.rows}
+    fp32, small = rows["fp32", "onnxruntime", 1], rows["small", "onnxruntime", 1]
+    assert small.run_ms_p50 < fp32.run_ms_p50
+    assert small.artifact_bytes < fp32.artifact_bytes
+    assert fp32.rss_bytes > 1 << 20
+    assert summary.measured.choice is not None
+    print_bench(summary)
+    told = capsys.readouterr().out
+    assert "chosen" in told
+    assert summary.measured.reasons[0] in told
+    assert bench_as_json(summary)["refusal"] == ""
+
+
+@pytest.mark.slow
+def test_a_release_is_opened_where_it_settled(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "state", tmp_path / "store").start()
+    release = publish(tmp_path / "store", version=1, kind=Kind.GOOD)
+    bench.target(release, revision=1)
+    bench.settle()
+    slot = tmp_path / "state/releases/tones/A"
+    mark = f'{{"manifest_digest":"{release.manifest_digest}","precision":"fp32"}}'
+    (slot / "release.json").write_text(mark)  # As RepositorySource leaves it
+    summary = run_bench(None, None, release="tones:1", state=tmp_path / "state")
+    assert (summary.name, summary.told) == ("tones:1", None)
+    assert summary.measured.manifest_digest == release.manifest_digest
+    with pytest.raises(RefusedError, match="tones:2 has not settled"):
+        run_bench(None, None, release="tones:2", state=tmp_path / "state")
+
+
+def test_what_cannot_be_timed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="nothing to time"):
+        run_bench(None, None, state=tmp_path)
+    with pytest.raises(ContractError, match="needs its spec"):
+        run_bench(tmp_path / "model.onnx", None, state=tmp_path)
+    with pytest.raises(RefusedError, match="has not settled"):
+        run_bench(None, None, release="tones:1", state=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
