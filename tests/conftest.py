@@ -8,11 +8,13 @@ RERUN: a landing must not hang on a crowded machine's worst second, and what sta
 mending all the same. Pure tests have no such excuse.
 """
 
+import logging
 import os
 
 import pytest
 from hypothesis import settings
 
+from shared.logs import OWN_PACKAGES
 from shared.quiet_libraries import keep_libraries_quiet
 
 keep_libraries_quiet()
@@ -29,7 +31,16 @@ pytest_plugins = [
     "tests.support.s3_server",
 ]
 
+
 REAL_PROCESSES = ("/tests/integration/", "/tests/e2e/", "/tests/contract/")
+
+
+def pytest_runtest_setup() -> None:
+    """Begin with nobody's logging: a command run in this process has set it up its own way."""
+    root = logging.getLogger()
+    root.handlers[:] = [h for h in root.handlers if type(h) is not logging.StreamHandler]
+    for package in OWN_PACKAGES:
+        logging.getLogger(package).setLevel(logging.NOTSET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,6 +59,7 @@ def test_no_item_is_lost_through_updates_and_undos(tmp_path: Path) -> None:
             stays = stays if is_bad else version
             failed = version if is_bad else None
             wait_until(lambda stays=stays, failed=failed: reached(stays, failed))
+            wait_until(lambda stays=stays: results and results[-1].version == stays)  # type: ignore[misc]
     finally:
         assert capturing.stop()
         inference.join(10.0)

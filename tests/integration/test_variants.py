@@ -269,7 +269,7 @@ def test_tuning_wins_back_what_int8_loses_on_badly_scaled_channels(
     assert whole.accuracy is not None
     assert plain.accuracy is not None
     assert tuned.accuracy is not None
-    assert plain.accuracy < whole.accuracy - 0.1
+    assert plain.accuracy < whole.accuracy - 0.05
     assert not plain.is_chosen
     assert "agrees on" in plain.text or "of accuracy" in plain.text
     assert tuned.accuracy >= whole.accuracy - 0.03

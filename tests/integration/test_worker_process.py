@@ -220,7 +220,7 @@ def test_thirty_deaths_leak_neither_descriptors_nor_memory(started: WorkerSessio
 
     after_few, after_many = die(5), die(25)
     assert after_many[:2] == after_few[:2]
-    assert after_many[2] - after_few[2] < 5.0
+    assert after_many[2] - after_few[2] < 20.0  # One worker's share of it would be 40 for each
     assert started.standing.restarts_count == 30
 
 
@@ -309,19 +309,24 @@ def workers_of_this_process() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if any("onnx_worker" in argument for argument in child.cmdline())
+        if child.status() != psutil.STATUS_ZOMBIE  # Another test's, not waited for
+        and any("onnx_worker" in argument for argument in child.cmdline())
     ]
 
 
 def test_a_wait_for_the_next_worker_has_an_end(tmp_path: Path) -> None:
     path = write_colour_model(tmp_path / "m.onnx")
-    limits = WorkerLimits(steady_s=1000.0, wait_s_max=0.05, deaths_max=9)
+    limits = WorkerLimits(steady_s=1000.0, wait_s_max=0.001, deaths_max=9)
+    codes = []
     with closing(start(path, colour_spec(), limits)) as session:
         buffer = session.new_input()
-        os.kill(pid_of(session), signal.SIGKILL)
-        wait_until(lambda: session.standing.pid is None)
-        began_s = time.monotonic()
-        with pytest.raises(TransientError) as caught:
-            session.run(buffer)
-        assert time.monotonic() - began_s < 1.0
-        assert caught.value.code == "worker.lost"
+        for _ in range(5):  # On a crowded machine the next one may be there first
+            os.kill(wait_until(lambda: session.standing.pid), signal.SIGKILL)
+            wait_until(lambda: session.standing.pid is None)
+            began_s = time.monotonic()
+            try:
+                session.run(buffer)
+            except TransientError as error:
+                assert time.monotonic() - began_s < 1.0
+                codes.append(error.code)
+    assert "worker.lost" in codes

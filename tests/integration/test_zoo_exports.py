@@ -227,8 +227,8 @@ def padded(text: bytes, size: int) -> NDArray[np.uint8]:
     return np.frombuffer(text.ljust(size, b"\0"), np.uint8)[None]
 
 
-def test_a_device_says_that_it_has_no_source_of_texts() -> None:
+def test_a_device_says_what_is_a_source_of_texts() -> None:
     with pytest.raises(ContractError) as caught:
         guess_source("0", TEXTS)
     assert caught.value.code == "source.guess"
-    assert "infer" in caught.value.remedy
+    assert "text file" in caught.value.remedy

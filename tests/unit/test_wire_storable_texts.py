@@ -20,7 +20,7 @@ def telemetry(label: str) -> RecordBatch:
     numbers: dict[str, float] = {
         name: 0
         for name in TelemetryRecord.__struct_fields__
-        if name not in ("pipeline", "model", "version", "labels")
+        if name not in ("pipeline", "model", "version", "labels", "stages")
     }
     body = TelemetryRecord(
         pipeline="p", model="m", version=1, labels={label: 1}, **numbers  # type: ignore[arg-type]
