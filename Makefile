@@ -10,7 +10,7 @@ PYTEST_WORKERS ?= 2
 # As shared/quiet_libraries.py has it for our own programs.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check format bench-sensors bench-hub-start bench-rollouts bench-telemetry bench-infer-rss bench-worker bench-swaps bench-agent-rss bench-delivery bench-aggregation bench-federated bench-flower-rounds bench-train bench-quantize bench-small bench-nab bench-counts clean
+.PHONY: help demo test check format bench-sensors bench-hub-start bench-rollouts bench-telemetry bench-infer bench-peers bench-heads bench-infer-rss bench-worker bench-swaps bench-agent-rss bench-delivery bench-aggregation bench-federated bench-flower-rounds bench-train bench-quantize bench-small bench-nab bench-counts clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
@@ -67,6 +67,9 @@ $(PEERS)/.ready:
 
 bench-peers: $(READY) $(PEERS)/.ready  ## CPU a frame beside ultralytics predict(stream=True), same ONNX and video.
 	@$(BIN)/python -m tests.benchmarks.bench_peers --peer-python $(PEERS)/bin/python $(ARGS)
+
+bench-heads: $(READY) $(PEERS)/.ready  ## Our YOLO boxes beside ultralytics' own, one by one. Fails where they differ.
+	@$(BIN)/python -m tests.benchmarks.bench_heads --peer-python $(PEERS)/bin/python $(ARGS)
 
 bench-infer-rss: $(READY)  ## Memory of an agent that only infers.
 	@$(BIN)/python -m tests.benchmarks.bench_infer_rss

@@ -3,8 +3,9 @@
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
+
+from shared.process_parent import under_parent
 
 STDERR_CHARS_MAX = 300
 _MEMORY_SIGNS = ("MemoryError", "can't allocate memory", "bad_alloc")  # numpy's, torch's, C++'s
@@ -12,11 +13,10 @@ START_S = 30  # Given to a process on top of its own limit, to start and to writ
 
 
 def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
-    """Run `python -m module folder` to its end; return how it died, or ""."""
-    command = [sys.executable, "-m", module, str(folder)]
+    """Run `python -m module folder` to its end; return how it died, or "". It ends with the hub."""
     try:
         done = subprocess.run(
-            command,
+            under_parent(module, str(folder)),
             check=False,
             timeout=seconds_max,
             stdin=subprocess.DEVNULL,

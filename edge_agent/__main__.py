@@ -6,6 +6,7 @@ The environment variable ISTHMUS_AGENT_STATE names the state folder where `--sta
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from edge_agent.doctor import examine
 from edge_agent.file_status import AgentStatus, StatusFile
 from edge_agent.learning_view import learning_lines, owner_ledger, view_learning
 from edge_agent.sharing_view import sharing_lines, view_sharing
+from edge_agent.sinks.live_settings import LiveSettings
 from edge_agent.status_text import status_lines, why_lines
 from edge_agent.top_view import show_top
-from edge_agent.try_model import ITEMS_DEFAULT, run_try
+from edge_agent.try_live import TryLive
+from edge_agent.try_model import ITEMS_DEFAULT, PORT_MAX, run_try
 from edge_agent.try_summary import summary_as_json, summary_as_text
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.joining import join
@@ -48,8 +51,8 @@ PROGRAM = "edge-agent"
 ABOUT = "Run models on this device, on cameras, video and sensors; a hub updates and watches them."
 FIRST_STEPS = (
     (
-        "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png",
-        "try a model here, without a hub",
+        "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --live",
+        "try a model here, without a hub, and watch it in a browser",
     ),
     (
         "edge-agent join https://hub.example:8443 --token TOKEN",
@@ -298,26 +301,50 @@ def _add_try(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         type=count,
-        default=ITEMS_DEFAULT,
         metavar="N",
-        help="how many items to look at; 0: all (default: %(default)s)",
+        help=f"how many items to look at; 0: all (default: {ITEMS_DEFAULT}; with --live all)",
     )
     parser.add_argument(
         "--snapshot", type=Path, metavar="PNG", help="write the frame it is surest of, with boxes"
     )
+    parser.add_argument(
+        "--live",
+        type=_port,
+        nargs="?",
+        const=LiveSettings().port,
+        metavar="PORT",
+        help="show it in a browser on this machine, with boxes, until Ctrl-C; a video plays at its "
+        "own pace, over and over (port: %(const)s)",
+    )
     _add_tokenizer(parser)
+
+
+def _port(text: str) -> int:
+    port = count(text)
+    if port > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"a port is at most {PORT_MAX}, not {port}")
+    return port
 
 
 def _try(args: argparse.Namespace) -> int:
     set_up_logging(level="WARNING", stream=sys.stderr)
-    summary = run_try(
-        args.model,
-        args.spec,
-        args.source,
-        items_max=args.items,
-        snapshot=args.snapshot,
-        tokenizer=args.tokenizer,
-    )
+    clock = SystemClock()
+    live = None if args.live is None else TryLive(args.live, clock=clock)
+    items_default = ITEMS_DEFAULT if live is None else 0
+    if live is not None:
+        print(f"Live: {live.address} (Ctrl-C ends it)", file=sys.stderr)
+    with live or nullcontext():
+        summary = run_try(
+            args.model,
+            args.spec,
+            args.source,
+            items_max=items_default if args.items is None else args.items,
+            snapshot=args.snapshot,
+            tokenizer=args.tokenizer,
+            live=live,
+            clock=clock,
+            stop=stop_on_signals(),
+        )
     print(summary_as_json(summary).decode() if args.json else summary_as_text(summary))
     return DONE
 
@@ -414,7 +441,7 @@ COMMANDS = (
         _add_try,
         examples=(
             "edge-agent try model.onnx --spec spec.toml --source clip.mp4 --snapshot seen.png",
-            "edge-agent try model.onnx --spec spec.toml --source rtsp://camera.local/stream",
+            "edge-agent try model.onnx --spec spec.toml --source rtsp://camera.local/stream --live",
             "edge-agent try bearing.onnx --spec spec.toml --source vibration.csv --items 0",
             "edge-agent try mood.onnx --spec spec.toml --source messages.txt",
         ),

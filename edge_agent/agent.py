@@ -19,7 +19,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import UNSET
 
 from edge_agent.config import AgentConfig
 from edge_agent.file_status import LOCK_NAME, StatusFile
@@ -30,16 +29,17 @@ from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.process_session import WorkerSession
 from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
 from edge_agent.inference.session_loader import session_loader
+from edge_agent.local_servers import LIVE, METRICS, LocalServer
 from edge_agent.pipeline_book import PipelineBook, open_book
 from edge_agent.pipelines import Pipelines
 from edge_agent.sharing.building import build_sharer
-from edge_agent.sinks.file_live_token import load_live_token
+from edge_agent.sinks.file_live_token import live_token_path, load_live_token
 from edge_agent.sinks.http_live import LiveServer
 from edge_agent.sinks.live_feeds import LiveFeeds
 from edge_agent.sinks.opening import LiveView
 from edge_agent.telemetry.events import OperatorEvents
 from edge_agent.telemetry.numbers import AgentNumbers, WorkerNumbers
-from edge_agent.telemetry.procfs_host import ProcfsHost
+from edge_agent.telemetry.procfs_host import CPU_SHARE_MAX, ProcfsCpu, ProcfsHost
 from edge_agent.telemetry.publisher import Publisher
 from edge_agent.telemetry.sql_outbox import SqlOutbox
 from edge_agent.training.admission import Admission
@@ -143,6 +143,7 @@ class Agent:
                 crashes={worker.name: worker.crashes_count for worker in self._workers},
                 now_s=self._clock.now_s(),
                 numbers=self._numbers,
+                servers=self._servers,
             )
             for worker in self._workers:
                 if worker.fatal is not None:
@@ -153,10 +154,10 @@ class Agent:
         return AgentNumbers(
             host=self._host_now.read(),
             pipelines=self._pipelines.numbers(),
-            workers=tuple(self._workers_now()),
+            workers=tuple(self._workers_now(self._cpu_now)),
         )
 
-    def _workers_now(self) -> Iterator[WorkerNumbers]:
+    def _workers_now(self, cpu: ProcfsCpu) -> Iterator[WorkerNumbers]:
         for model in list(self._models.values()):
             line = model.line
             # A first release on trial is its own companion: one process, told once.
@@ -172,6 +173,7 @@ class Agent:
                     restarts_count=standing.restarts_count,
                     last_cause=standing.last_cause,
                     rss_bytes=standing.rss_bytes,
+                    cpu_share=cpu.share(standing.pid) if standing.pid else 0.0,
                 )
 
     def _tell_events(self, report: Report, numbers: AgentNumbers, now_s: float) -> None:
@@ -184,8 +186,14 @@ class Agent:
             self._tell(event)
 
     def _tell_host(self, now_s: float) -> None:
-        workers = sum(worker.rss_bytes for worker in self._workers_now())
-        host = msgspec.structs.replace(self._host.read(), workers_rss_bytes=workers or UNSET)
+        workers = tuple(self._workers_now(self._cpu))
+        host = self._host.read()
+        if workers:
+            host = msgspec.structs.replace(
+                host,
+                workers_rss_bytes=sum(worker.rss_bytes for worker in workers),
+                workers_cpu_share=min(CPU_SHARE_MAX, sum(worker.cpu_share for worker in workers)),
+            )
         self._outbox.append(host)
         dropped_count = self._outbox.dropped_count
         for event in self._events.of_host(host, outbox_dropped=dropped_count, now_s=now_s):
@@ -232,7 +240,9 @@ class Agent:
         self._book_target: Target | None = None
         self._host = ProcfsHost(state, clock)
         self._host_now = ProcfsHost(state, clock)  # Apart: each reads since its own last time
+        self._cpu, self._cpu_now = ProcfsCpu(clock), ProcfsCpu(clock)
         self._events = OperatorEvents(disk_free_bytes_min=config.updates.free_bytes_min)
+        self._servers: tuple[LocalServer, ...] = ()
         self._metrics = self._build_metrics()
         self._link = self._build_link()
         self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
@@ -277,25 +287,41 @@ class Agent:
     def _build_metrics(self) -> MetricsServer | None:
         """Return what serves /metrics, where the owner wants it; a port in use ends nothing."""
         if self._config.metrics is None:
+            self._note_server(METRICS)
             return None
         try:
-            return MetricsServer(self._config.metrics, lambda: self._numbers)
+            server = MetricsServer(self._config.metrics, lambda: self._numbers)
         except RefusedError as error:
             log.error("metrics.unavailable", extra={"code": error.code, "text": str(error)})
+            self._note_server(METRICS, trouble=str(error))
             return None
+        self._note_server(METRICS, url=server.url)
+        return server
 
     def _build_live(self, state: Path) -> tuple[LiveServer | None, LiveView | None]:
         """Return what shows pipelines, where the owner wants it; a port in use ends nothing."""
         settings = self._config.live
         if settings is None:
+            self._note_server(LIVE)
             return None, None
-        feeds = LiveFeeds()
+        feeds, folder = LiveFeeds(), state / "identity"
         try:
-            token = load_live_token(settings.token_file, folder=state / "identity")
-            return LiveServer(settings, feeds, token=token), LiveView(settings, feeds)
+            token = load_live_token(settings.token_file, folder=folder)
+            server = LiveServer(settings, feeds, token=token)
         except RefusedError as error:
             log.error("live.unavailable", extra={"code": error.code, "text": str(error)})
+            self._note_server(LIVE, trouble=str(error))
             return None, None
+        token_path = live_token_path(settings.token_file, folder=folder)
+        self._note_server(LIVE, url=server.url, token_path=str(token_path.absolute()))
+        return server, LiveView(settings, feeds)
+
+    def _note_server(
+        self, name: str, *, url: str = "", token_path: str = "", trouble: str = ""
+    ) -> None:
+        """Note for `edge-agent status` whether and where people beside the device are served."""
+        server = LocalServer(name=name, url=url, token_path=token_path, trouble=trouble)
+        self._servers = (*self._servers, server)
 
     def _sharing(self, state: Path) -> Iterator[tuple[str, Callable[[threading.Event], None]]]:
         """Yield the part that sends samples, where the owner has any sent."""
@@ -395,7 +421,13 @@ class Agent:
                 verifier,
                 worth_trying=what_to_bring(self._limits, bytes_max=settings.fit_bytes_max),
             ),
-            fitter=build_fitter(self._config.inference, self._limits, read_hardware(), self._clock),
+            fitter=build_fitter(
+                self._config.inference,
+                self._limits,
+                read_hardware(),
+                self._clock,
+                bytes_max=settings.fit_bytes_max,
+            ),
             load_session=session_loader(self._config.inference, self._clock),
             prove_golden=prove_golden,
             slots=FileSlots(state / "releases", free_bytes_min=settings.free_bytes_min),

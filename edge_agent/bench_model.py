@@ -85,7 +85,7 @@ def run_bench(
         raise ContractError(
             "bench.nothing", "A file needs its spec.", remedy="Name it with --spec spec.toml."
         )
-    model_spec = parse_spec(_read(spec))
+    model_spec = parse_spec(_read(spec), name=spec.name)
     tokenize = tokenize_beside(files[0], model_spec, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         fetched = _as_release(files, model_spec, fitter, Path(folder), tokenize)
@@ -94,6 +94,12 @@ def run_bench(
 
 def _files(model: Path | None, variants: Path | None) -> tuple[Path, ...]:
     found = sorted(variants.glob("*.onnx")) if variants is not None else []
+    if variants is not None and not found:
+        raise ContractError(
+            "bench.nothing",
+            f"There is no .onnx file in the folder {variants}.",
+            remedy="Name a folder that has some.",
+        )
     files = tuple(dict.fromkeys([*([model] if model else []), *found]))
     if not files:
         raise ContractError(
@@ -101,6 +107,14 @@ def _files(model: Path | None, variants: Path | None) -> tuple[Path, ...]:
             "There is nothing to time.",
             remedy="Name a model.onnx, a folder of them with --variants, or a --release.",
         )
+    for path in files:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not there"
+            raise ContractError(
+                "bench.nothing",
+                f"{path} {what}.",
+                remedy="Name one .onnx file; --variants takes a folder of them.",
+            )
     return files[:VARIANTS_MAX]
 
 

@@ -21,6 +21,7 @@ from shared.clock import Clock, now_ms
 from shared.errors import IsthmusError
 from shared.file_findings import look_at_disk, look_at_folder
 from shared.findings import Finding, Level
+from shared.plural import counted
 
 CONNECT_S_MAX = 5.0
 SOURCE_S_MAX = 10.0
@@ -139,7 +140,7 @@ def _configuration(path: Path, state: Path, clock: Clock) -> Iterator[Finding]:
         yield Finding("configuration", Level.BAD, error.message, error.remedy)
         return
     count = len(config.pipelines)
-    yield Finding("configuration", Level.GOOD, f"{path}: {count} pipeline{'s'[: count != 1]}")
+    yield Finding("configuration", Level.GOOD, f"{path}: {counted(count, 'pipeline')}")
     yield from _sources(config, clock)
     try:
         yield from look_at_learning(config, state, clock)

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from edge_agent.local_servers import LocalServer
 from edge_agent.telemetry.numbers import AgentNumbers
 from edge_agent.telemetry.sql_outbox import SqlOutbox
 from shared.file_lock import is_locked
@@ -42,6 +43,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     crashes: dict[str, int]
     report: Report
     numbers: AgentNumbers | None = None
+    servers: tuple[LocalServer, ...] = ()
 
 
 class StatusFile:
@@ -65,6 +67,7 @@ class StatusFile:
         crashes: Mapping[str, int],
         now_s: float,
         numbers: AgentNumbers | None = None,
+        servers: tuple[LocalServer, ...] = (),
     ) -> None:
         """Write the status, unless it was written less than WRITE_S ago. A full disk is ignored."""
         if 0 <= now_s - self._written_s < WRITE_S:
@@ -84,6 +87,7 @@ class StatusFile:
             crashes=dict(crashes),
             report=report,
             numbers=numbers,
+            servers=servers,
         )
         fresh = self._path.with_suffix(".new")
         try:

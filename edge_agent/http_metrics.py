@@ -62,6 +62,12 @@ class MetricsServer:
         """Return where it listens."""
         return int(self._server.server_address[1])
 
+    @property
+    def url(self) -> str:
+        """Return where it serves."""
+        host = str(self._server.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{PATH}"
+
     def start(self) -> None:
         """Begin to serve; returns at once."""
         log.info("metrics.started", extra={"port": self.port})
@@ -119,25 +125,49 @@ def _metrics(numbers: AgentNumbers) -> Iterator["Metric"]:
         for one in numbers.pipelines:
             counter.add_metric((one.pipeline, one.model), value(one))
         yield counter
+    lost = CounterMetricFamily(
+        "isthmus_sink_lost", "What one sink could not tell", labels=(*_LABELS, "sink")
+    )
+    for one in numbers.pipelines:
+        for sink, count in one.lost_by_sink.items():
+            lost.add_metric((one.pipeline, one.model, sink), count)
+    yield lost
     yield from _pipelines(numbers.pipelines)
     restarts = CounterMetricFamily(
-        "isthmus_worker_restarts", "Processes started again", labels=("model", "version")
+        "isthmus_worker_restarts",
+        "How often a model's process was started again",
+        labels=("model", "version"),
     )
     memory = GaugeMetricFamily(
         "isthmus_worker_rss_bytes", "Memory of a model's process", labels=("model", "version")
     )
+    cpu = GaugeMetricFamily(
+        "isthmus_worker_cpu_share",
+        "Processor time of a model's process, of one core",
+        labels=("model", "version"),
+    )
     for worker in numbers.workers:
+        cpu.add_metric((worker.model, str(worker.version)), worker.cpu_share)
         restarts.add_metric((worker.model, str(worker.version)), worker.restarts_count)
         memory.add_metric((worker.model, str(worker.version)), worker.rss_bytes)
     yield restarts
     yield memory
+    yield cpu
     host = numbers.host
-    yield GaugeMetricFamily("isthmus_agent_cpu_share", "Of one core", value=host.cpu_share)
+    yield GaugeMetricFamily(
+        "isthmus_agent_cpu_share", "Processor time of the agent, of one core", value=host.cpu_share
+    )
     yield GaugeMetricFamily("isthmus_agent_rss_bytes", "Memory of the agent", value=host.rss_bytes)
-    yield GaugeMetricFamily("isthmus_disk_free_bytes", "Disk", value=host.disk_free_bytes)
+    yield GaugeMetricFamily(
+        "isthmus_disk_free_bytes",
+        "Free on the disk of the agent's state",
+        value=host.disk_free_bytes,
+    )
     if host.temperature_c is not None:
         yield GaugeMetricFamily(
-            "isthmus_temperature_celsius", "The hottest zone", value=host.temperature_c
+            "isthmus_temperature_celsius",
+            "Of the hottest zone of the device",
+            value=host.temperature_c,
         )
 
 
@@ -152,7 +182,7 @@ def _pipelines(pipelines: tuple[PipelineNumbers, ...]) -> Iterator["Metric"]:
     )
     stages = GaugeMetricFamily(
         "isthmus_stage_milliseconds",
-        "How long each stage took with the last items",
+        "How long each stage took with the last items; wait is the queue's age",
         labels=(*_LABELS, "stage", "quantile"),
     )
     for one in pipelines:

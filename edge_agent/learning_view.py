@@ -24,6 +24,7 @@ from shared.clock import Clock
 from shared.errors import RefusedError
 from shared.findings import Finding, Level
 from shared.learning.rdp import epsilon_of
+from shared.plural import counted
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +98,7 @@ def learning_lines(view: LearningView) -> Iterator[str]:
         yield "now: it may learn"
     limit = view.settings.privacy.epsilon_max
     for model in view.models:
-        yield f"{model.model}: {model.samples_count} labelled samples in {model.path}"
+        yield f"{model.model}: {counted(model.samples_count, 'labelled sample')} in {model.path}"
         if model.trouble:
             yield f"  {model.trouble}"
         of = "no limit" if limit is None else f"{limit:g}"
@@ -114,10 +115,10 @@ def look_at_learning(config: AgentConfig, state: Path, clock: Clock) -> Iterator
     view = view_learning(config, state, clock)
     for model in view.models:
         if model.samples_count >= config.learning.samples_min:
-            text = f"{model.samples_count} labelled samples"
+            text = f"{counted(model.samples_count, 'labelled sample')}"
             yield Finding(f"samples of {model.model}", Level.GOOD, text)
             continue
-        text = model.trouble or f"{model.samples_count} labelled samples, too few"
+        text = model.trouble or f"{counted(model.samples_count, 'labelled sample')}, too few"
         remedy = f"Put labelled samples into {model.path}, or correct learning.samples."
         yield Finding(f"samples of {model.model}", Level.WARNING, text, remedy)
     if not view.reasons:

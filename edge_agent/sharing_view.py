@@ -19,6 +19,7 @@ from edge_agent.training.procfs_power import ProcfsPower
 from shared.clock import Clock, now_ms
 from shared.errors import RefusedError
 from shared.findings import Finding, Level
+from shared.plural import counted
 
 ABSENT = "sharing.absent"
 NOTHING = "No sample leaves this device: the file has no [sharing]."
@@ -94,7 +95,8 @@ def look_at_sharing(config: AgentConfig, state: Path, clock: Clock) -> Iterator[
             remedy = "Put samples there, or correct [[sharing.samples]]."
             yield Finding(f"sharing with {samples.dataset}", Level.WARNING, text, remedy)
     leaves = "; ".join(entry_text(samples) for samples in config.sharing.samples)
-    text = f"{leaves}; left today: {view.left_count} samples, {view.left_bytes} bytes"
+    left = f"{counted(view.left_count, 'sample')}, {counted(view.left_bytes, 'byte')}"
+    text = f"{leaves}; left today: {left}"
     yield Finding("sharing", Level.GOOD, text)
 
 

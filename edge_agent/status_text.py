@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import msgspec
 
 from edge_agent.file_status import AgentStatus
+from edge_agent.local_servers import local_server_text
+from shared.plural import counted
 from shared.wire.report import LearningReport, ModelReport
 
 
@@ -24,10 +26,10 @@ def status_lines(status: AgentStatus) -> Iterator[str]:
         yield f"  learning {job.job:20} {job.model:16} {job.state}{_counts(job)}"
         if job.text:
             yield f"           {job.text}"
-    yield (
-        f"  outbox   {status.outbox_rows} records, {status.outbox_bytes >> 10} KiB wait for the "
-        f"hub; {status.outbox_dropped} dropped for want of room"
-    )
+    for server in status.servers:
+        yield f"  {server.name:9} {local_server_text(server)}"
+    waiting = f"{counted(status.outbox_rows, 'record')}, {status.outbox_bytes >> 10} KiB waiting"
+    yield (f"  outbox   {waiting} for the hub; {status.outbox_dropped} dropped for want of room")
 
 
 def why_lines(model: ModelReport) -> Iterator[str]:
@@ -46,9 +48,9 @@ def why_lines(model: ModelReport) -> Iterator[str]:
 
 def _counts(job: LearningReport) -> str:
     """Return what one Job has come to here."""
-    parts = [f"{job.rounds_count} rounds answered"]
+    parts = [f"{counted(job.rounds_count, 'round')} answered"]
     if job.restarts_count:
-        parts.append(f"started again {job.restarts_count} times")
+        parts.append(f"started again {counted(job.restarts_count, 'time')}")
     if job.epsilon_spent is not None:
         limit = "no limit" if job.epsilon_max is None else f"{job.epsilon_max:g}"
         parts.append(f"epsilon {job.epsilon_spent:.3g} of {limit}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edge_agent.file_status import AgentStatus
 from edge_agent.telemetry.numbers import AgentNumbers, PipelineNumbers
 from shared.clock import Clock
+from shared.plural import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TOP_S = 1.0
 STAGES = ("wait", "prepare", "run", "conclude", "sinks")
+STAGES_TITLE = "milliseconds, p50/p95/p99; wait is the age of what waits in the queue"
 STATE_COLOURS = {"running": "green", "ended": "cyan", "failed": "red", "failing": "red"}
 MIB = 1 << 20
 
@@ -48,21 +50,27 @@ def top_view(status: AgentStatus) -> "RenderableType":
     numbers = status.numbers
     if numbers is None:
         return Text("The agent has not said anything yet.")
-    return Group(_head(status, numbers), _pipelines(numbers), _stages(numbers), *_notes(numbers))
+    return Group(
+        _head(status, numbers),
+        _pipelines(numbers),
+        Text(STAGES_TITLE, style="dim"),
+        _stages(numbers),
+        *_notes(numbers),
+    )
 
 
 def _head(status: AgentStatus, numbers: AgentNumbers) -> "Text":
     from rich.text import Text
 
     host = numbers.host
-    workers = sum(worker.rss_bytes for worker in numbers.workers)
     link = ("connected", "green") if status.is_connected else ("NOT connected", "red")
     text = Text.assemble(
         (status.device, "bold"),
         " ",
         link,
-        f"   cpu {host.cpu_share:.0%} of a core   memory {host.rss_bytes // MIB}"
-        f" + {workers // MIB} MiB   disk {host.disk_free_bytes // MIB} MiB free",
+        f"   cpu {_with_workers(host.cpu_share, numbers)} of a core   "
+        f"memory {host.rss_bytes // MIB}{_workers_mib(numbers)} MiB   "
+        f"disk {host.disk_free_bytes // MIB} MiB free",
     )
     if host.temperature_c is not None:
         text.append(f"   {host.temperature_c:.0f} °C")
@@ -70,15 +78,27 @@ def _head(status: AgentStatus, numbers: AgentNumbers) -> "Text":
     return text
 
 
+def _with_workers(agent: float, numbers: AgentNumbers) -> str:
+    """Return processor time of the agent and, beside it, of the processes that run models."""
+    workers = sum(worker.cpu_share for worker in numbers.workers)
+    return f"{agent:.0%} + {workers:.0%}" if numbers.workers else f"{agent:.0%}"
+
+
+def _workers_mib(numbers: AgentNumbers) -> str:
+    total = sum(worker.rss_bytes for worker in numbers.workers)
+    return f" + {total // MIB}" if numbers.workers else ""
+
+
 def _pipelines(numbers: AgentNumbers) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("pipeline", "model", "state"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("pipeline", "model"):
+        table.add_column(name, overflow="fold", min_width=len("pipeline"))
+    table.add_column("state", no_wrap=True)
     for name in ("/s", "in", "gated", "dropped", "decided", "failed", "lost"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=len(name))
     for one in numbers.pipelines:
         release = f" v{one.version} {one.precision}" if one.version else ""
         table.add_row(
@@ -105,7 +125,7 @@ def _stages(numbers: AgentNumbers) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, title="milliseconds, p50/p95/p99", title_style="dim")
+    table = Table(box=None, pad_edge=False)
     table.add_column("pipeline")
     for stage in STAGES:
         table.add_column(stage, justify="right", overflow="fold")
@@ -123,19 +143,23 @@ def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
+def _losses(one: PipelineNumbers) -> tuple[str, ...]:
+    return tuple(f"{sink} lost {count:,}" for sink, count in one.lost_by_sink.items())
+
+
 def _notes(numbers: AgentNumbers) -> "list[Text]":
     from rich.text import Text
 
     notes = [
         Text(f"{one.pipeline}: {detail}", style="yellow")
         for one in numbers.pipelines
-        for detail in (one.detail, *one.sinks)
+        for detail in (one.detail, *one.sinks, *_losses(one))
         if detail
     ]
     notes += [
         Text(
             f"{worker.model} v{worker.version}: its process was started again "
-            f"{worker.restarts_count} times, last because it was {worker.last_cause}",
+            f"{counted(worker.restarts_count, 'time')}, last because it was {worker.last_cause}",
             style="yellow",
         )
         for worker in numbers.workers

@@ -17,6 +17,7 @@ from edge_agent.sinks.opencv_drawing import write_snapshot
 from edge_agent.sources.item import Item
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.source import Source
+from edge_agent.try_live import TryLive
 from edge_agent.try_summary import Tally, TrySummary
 from shared.clock import Clock, SystemClock
 from shared.errors import ContractError
@@ -56,6 +57,7 @@ def run_try(
     snapshot: Path | None = None,
     tokenizer: Path | None = None,
     settings: DecisionSettings | None = None,
+    live: TryLive | None = None,
     clock: Clock | None = None,
     stop: threading.Event | None = None,
 ) -> TrySummary:
@@ -69,6 +71,7 @@ def run_try(
         snapshot: where to write the frame of which the model is surest, as a PNG.
         tokenizer: of a model of texts that has one; None: tokenizer.json beside the model.
         settings: how this device reads outputs.
+        live: where it can be watched; recordings then play at their own pace, over and over.
         clock: for tests.
         stop: set to end early; what was seen until then is returned.
 
@@ -81,7 +84,11 @@ def run_try(
     model_spec = parse_spec(_read(spec), name=str(spec))
     tokenize = tokenize_beside(model, model_spec, tokenizer)
     session = load_onnx_session(model, model_spec)
-    source_settings = guess_source(source, model_spec) if isinstance(source, str) else source
+    source_settings = (
+        guess_source(source, model_spec, is_watched=live is not None)
+        if isinstance(source, str)
+        else source
+    )
     opened = open_source(source_settings, clock)
     runner = ItemRunner(session, settings or DecisionSettings(), clock, tokenize=tokenize)
     tally = Tally(runner)
@@ -89,7 +96,9 @@ def run_try(
     opened.open()
     try:
         for item in _items(opened, items_max, stop or threading.Event()):
-            tally.add(item)
+            run = tally.add(item)
+            if live is not None and run is not None:
+                live.show(item, run, model=model_spec.model)
     finally:
         opened.close()
     seconds = clock.monotonic_s() - started_s
@@ -114,14 +123,15 @@ def tokenize_beside(model: Path, spec: ModelSpec, tokenizer: Path | None) -> Tok
     return load_tokenizer(tokenizer or model.parent / TOKENIZER, spec)
 
 
-def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
+def guess_source(text: str, spec: ModelSpec, *, is_watched: bool = False) -> SourceSettings:
     """Return settings for a path or address that a person typed.
 
     A folder of images; a .csv file (all its numeric columns, as many as the model's channels); an
     rtsp or http address; "0" or "/dev/video0" for a camera; "mqtt://host:port/topic";
     "modbus://host:port/address" (as many registers from there on as the model has channels); any
     other file is a video. For a model of texts: a text file, or "mqtt://host:port/topic".
-    Recordings play as fast as they can.
+    Recordings play as fast as they can; videos and folders that are watched at their own pace,
+    over and over.
 
     Raises ContractError `source.missing` or `source.guess`.
     """
@@ -141,7 +151,9 @@ def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
     if device.isdigit() and not path.is_file():
         return CameraSettings(device=int(device))
     if path.is_dir():
-        return FolderSettings(path=text, fps=0.0)
+        return (
+            FolderSettings(path=text, loop=True) if is_watched else FolderSettings(path=text, fps=0)
+        )
     if not path.is_file():
         raise ContractError(
             "source.missing",
@@ -152,7 +164,8 @@ def guess_source(text: str, spec: ModelSpec) -> SourceSettings:
         return CsvSettings(
             path=text, columns=_numeric_columns(path, spec.channels_count), window=window
         )
-    return VideoSettings(path=text, pace=Pace.AS_FAST)
+    pace = Pace.REALTIME if is_watched else Pace.AS_FAST
+    return VideoSettings(path=text, pace=pace, loop=is_watched)
 
 
 def _items(source: Source, items_max: int, stop: threading.Event) -> Iterator[Item]:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.inference.item_runner import ItemRunner
+from edge_agent.inference.item_runner import ItemRun, ItemRunner
 from edge_agent.sinks.due import labels_of
 from edge_agent.sources.item import Frame, Item
 from shared.errors import RefusedError
@@ -39,7 +39,7 @@ class TrySummary:
     inference_ms_p50: float
     inference_ms_p95: float
     rss_mb_max: float  # Of this process, from its start
-    confidence_mean: float
+    confidence_mean: float  # Of the items in which something was found
     labels: dict[str, int]  # Items of a class; boxes of a class; "anomalous" and "normal"
     items_with_boxes: int
     snapshot: str  # Where it was written; empty if it was not
@@ -59,7 +59,8 @@ def summary_as_text(summary: TrySummary) -> str:
         f"inference: median {summary.inference_ms_p50:.2f} ms, "
         f"95 % within {summary.inference_ms_p95:.2f} ms ({summary.runtime})",
         f"memory: {summary.rss_mb_max:.0f} MB at most",
-        f"found: {found}; mean confidence {summary.confidence_mean:.2f}",
+        f"found: {found}"
+        + (f"; mean confidence {summary.confidence_mean:.2f}" if summary.labels else ""),
     ]
     if summary.items_failed:
         lines.append(f"failed: {summary.items_failed} items; the first: {summary.first_failure}")
@@ -76,36 +77,40 @@ class Tally:
         self._latencies_ms: list[float] = []
         self._confidences = 0.0
         self._labels: Counter[str] = Counter()
+        self._confident = 0  # Items that have a confidence
         self._items = self._items_failed = self._items_with_boxes = 0
         self._first_failure = ""
         self._best_rank = (-1.0, -1.0)
         self.best: tuple[NDArray[np.uint8], Outcome] | None = None
 
-    def add(self, item: Item) -> None:
-        """Run the model on one item."""
+    def add(self, item: Item) -> ItemRun | None:
+        """Run the model on one item; None: it failed, which is counted."""
         self._items += 1
         try:
             run = self._runner.run(item)
         except RefusedError as error:
             self._items_failed += 1
             self._first_failure = self._first_failure or str(error)
-            return
+            return None
         outcome = run.conclusion.outcome
         if len(self._latencies_ms) < LATENCIES_MAX:
             self._latencies_ms.append(run.inference_ms)
-        self._confidences += run.conclusion.confidence
+        is_empty = isinstance(outcome, Detected) and not outcome.boxes
         self._labels.update(labels_of(outcome))
-        self._items_with_boxes += isinstance(outcome, Detected) and bool(outcome.boxes)
+        self._items_with_boxes += isinstance(outcome, Detected) and not is_empty
+        if not is_empty:
+            self._confidences += run.conclusion.confidence
+            self._confident += 1
         rank = _rank(outcome, run.conclusion.confidence)
         if isinstance(item, Frame) and rank > self._best_rank:
             self._best_rank = rank
             self.best = (item.pixels, outcome)
+        return run
 
     def summary(
         self, *, model: str, runtime: str, source: str, seconds: float, snapshot: str
     ) -> TrySummary:
         """Return what was counted."""
-        decided = self._items - self._items_failed
         return TrySummary(
             model=model,
             runtime=runtime,
@@ -118,7 +123,7 @@ class Tally:
             inference_ms_p50=statistics.median(self._latencies_ms or [0.0]),
             inference_ms_p95=float(np.percentile(self._latencies_ms or [0.0], 95)),
             rss_mb_max=_memory_mb_max(),
-            confidence_mean=self._confidences / decided if decided else 0.0,
+            confidence_mean=self._confidences / max(self._confident, 1),
             labels=dict(self._labels.most_common(LABELS_SHOWN_MAX)),
             items_with_boxes=self._items_with_boxes,
             snapshot=snapshot,

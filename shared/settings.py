@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from shared.choices import choices
 from shared.errors import ContractError
 
 CONFIG_BYTES_MAX = 1 << 20
@@ -46,7 +47,7 @@ def parse_toml(data: bytes, shape: type[T], *, name: str) -> T:
         raise ContractError(
             "config.invalid",
             f"{name}: {error}.",
-            remedy="Correct that key; `$` stands for the whole file.",
+            remedy=f"Correct that key{_one_of(error, shape)}; `$` stands for the whole file.",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ContractError(
@@ -54,3 +55,8 @@ def parse_toml(data: bytes, shape: type[T], *, name: str) -> T:
             f"{name} is not TOML: {error}.",
             remedy="Correct it there. TOML is text in UTF-8; see https://toml.io.",
         ) from error
+
+
+def _one_of(error: msgspec.ValidationError, shape: object) -> str:
+    listed = ", ".join(choices(error, shape))
+    return f" (one of: {listed})" if listed else ""

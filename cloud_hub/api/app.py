@@ -20,6 +20,7 @@ from cloud_hub.api import (
     devices,
     evaluation_sets,
     events,
+    explanations,
     health,
     infer,
     jobs,
@@ -45,6 +46,7 @@ from cloud_hub.api.settings import ApiSettings
 from cloud_hub.dashboard import (
     actions,
     cloud_job_pages,
+    collection_pages,
     dataset_pages,
     job_pages,
     label_pages,
@@ -103,6 +105,7 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         jobs,
         checkpoints,
         cloud_jobs,
+        explanations,
         usage,
         collections,
         datasets,
@@ -127,7 +130,16 @@ def create_app(services: Services, settings: ApiSettings) -> FastAPI:
         )
     )
     app.include_router(make_device_samples_router(services))
-    for page in (login, pages, actions, job_pages, cloud_job_pages, label_pages, dataset_pages):
+    for page in (
+        login,
+        pages,
+        actions,
+        job_pages,
+        cloud_job_pages,
+        label_pages,
+        dataset_pages,
+        collection_pages,
+    ):
         app.include_router(page.routes, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe(app)

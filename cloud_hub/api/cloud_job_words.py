@@ -31,6 +31,7 @@ KIND_TEXTS = {
     RunKind.TRIAL: "trial",
     RunKind.REFIT: "the model itself",
     RunKind.JOIN: "the ensemble",
+    RunKind.EXPLAIN: "the report",
 }
 _RESULTS = {
     ResultState.AWAITED: "What came of it is looked at next.",
@@ -58,6 +59,8 @@ def work_text(order: CloudOrder) -> str:
     """Return what a Job does while it runs: "trains 5 folds", "searches among 20 trials"."""
     if order.ensemble:
         return f"joins {len(order.ensemble)} checkpoints"
+    if not order.is_trained:
+        return f"explains {order.checkpoint}"
     if order.folds is not None:
         return f"trains {order.folds} folds{', then the model itself' if order.is_released else ''}"
     if order.search is not None:
@@ -81,7 +84,9 @@ def order_text(job: CloudJob) -> str:
     )
     return (
         f"{job.created_by} ordered a Job that {work_text(order)}: {job.model} on "
-        f"{job.dataset}:{job.dataset_version}, {start}{'' if order.ensemble else how}."
+        f"{job.dataset}:{job.dataset_version}"
+        f"{f', {start}' if order.is_trained else ''}"
+        f"{how if order.is_trained and not order.ensemble else ''}."
     )
 
 

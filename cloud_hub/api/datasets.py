@@ -35,6 +35,7 @@ from cloud_hub.datasets.manifest import ITEMS_MAX, Part
 from cloud_hub.datasets.splits import SplitRule
 from shared.errors import RefusedError
 from shared.model.spec import ModelSpec
+from shared.plural import counted
 
 routes = APIRouter(prefix="/api/v1/datasets", tags=["Learning"])
 
@@ -189,7 +190,7 @@ def label_items(
 ) -> VersionOut:
     """Make the next version of a dataset, with these labels; items are named by their SHA-256."""
     changes = changes_of(parsed(data, NewLabels))
-    with acting.act("dataset.label", dataset, f"{len(changes)} items"):
+    with acting.act("dataset.label", dataset, counted(len(changes), "item")):
         made = services.datasets.relabel(dataset, changes, by=acting.operator.name)
     return version_out(made)
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from cloud_hub.training.job import Job, JobDevice, JobState, Outcome
 from cloud_hub.training.job_folder import JobEvent
 from cloud_hub.training.order import JobOrder
+from shared.plural import counted
 from shared.wire.report import LearningState
 
 MEGABYTE = 1_000_000
@@ -109,19 +110,23 @@ def event_text(event: JobEvent) -> str:
             return f"Attempt {_count(numbers, 'attempt')} started{_after(numbers)}."
         case "job.resumed":
             kept = _count(numbers, "updates_kept")
-            return f"Resumed{_after(numbers)}; {kept} updates that had come were kept."
+            return f"Resumed{_after(numbers)}; kept: {counted(kept, 'update')} that had come."
         case "job.ended":
             return f"Ended{_after(numbers)}. {event.text}".strip()
         case "round.gathering":
             there, wanted = _count(numbers, "devices_there"), _count(numbers, "devices_min")
             return f"{about} waits for devices: {there} of at least {wanted} are there."
         case "round.started":
-            return f"{about} asks {_count(numbers, 'devices_asked')} devices."
+            return f"{about} asks {counted(_count(numbers, 'devices_asked'), 'device')}."
         case "round.closed":
             return _closed(event)
+        case "privacy.paid":
+            return (
+                f"{about}: its noise is paid for, epsilon {numbers.get('epsilon', 0.0):.2f} so far."
+            )
         case "round.repeated":
-            counted, quorum = _count(numbers, "devices_counted"), _count(numbers, "quorum")
-            return f"{about} is asked again: {counted} valid answers, {quorum} are needed."
+            valid, quorum = _count(numbers, "devices_counted"), _count(numbers, "quorum")
+            return f"{about} is asked again: {valid} valid answers, {quorum} are needed."
         case "update.accepted":
             return f"{about}: its update counts{_particulars(numbers)}."
         case "update.refused":
@@ -153,11 +158,11 @@ def _why(device: JobDevice) -> str:
 
 
 def _rounds(count: int) -> str:
-    return f"{count} Round{'' if count == 1 else 's'}"
+    return counted(count, "Round")
 
 
 def _ending(job: Job) -> str:
-    rounds = f"{job.rounds_done} of {job.order.rounds} Rounds"
+    rounds = f"{job.rounds_done} of {counted(job.order.rounds, 'Round')}"
     said = f" {_sentence(job.text)}" if job.text else ""
     match job.outcome:
         case Outcome.COMPLETED:
@@ -182,8 +187,8 @@ def _came_of_it(job: Job) -> str:
 
 def _closed(event: JobEvent) -> str:
     numbers = event.numbers
-    counted, asked = _count(numbers, "devices_counted"), _count(numbers, "devices_asked")
-    parts = [f"{counted} of {asked} devices counted"]
+    taken, asked = _count(numbers, "devices_counted"), _count(numbers, "devices_asked")
+    parts = [f"{taken} of {counted(asked, 'device')} counted"]
     if "seconds" in numbers:
         parts.append(f"{numbers['seconds']:.1f} s")
     if "bytes_up" in numbers:
@@ -210,7 +215,7 @@ def _particulars(numbers: Mapping[str, float]) -> str:
 
 def _after(numbers: Mapping[str, float]) -> str:
     done = _count(numbers, "rounds_done")
-    return f" after {done} Round{'' if done == 1 else 's'}" if done else ""
+    return f" after {counted(done, 'Round')}" if done else ""
 
 
 def _count(numbers: Mapping[str, float], name: str) -> int:

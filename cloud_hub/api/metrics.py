@@ -97,7 +97,7 @@ class HubCollector(Collector):
         states = Counter(rollout.state.value for rollout in found)
         yield _gauge(
             "isthmus_rollouts",
-            "Rollouts",
+            f"Rollouts, of the newest {ROLLOUTS_MAX}",
             "state",
             ((state.value, states[state.value]) for state in RolloutState),
         )
@@ -109,14 +109,14 @@ class HubCollector(Collector):
         states = Counter(job.state.value for job in found)
         yield _gauge(
             "isthmus_jobs",
-            "Jobs of learning together",
+            f"Jobs of learning together, of the newest {JOBS_MAX}",
             "state",
             ((state.value, states[state.value]) for state in JobState),
         )
         outcomes = Counter(job.outcome.value for job in found if job.outcome is not None)
         yield _gauge(
             "isthmus_jobs_finished",
-            "Finished Jobs",
+            "Finished Jobs of learning together, of as many",
             "outcome",
             ((outcome.value, outcomes[outcome.value]) for outcome in Outcome),
         )
@@ -126,7 +126,7 @@ class HubCollector(Collector):
         states = Counter(job.state.value for job in jobs.list(limit=JOBS_MAX))
         yield _gauge(
             "isthmus_cloud_jobs",
-            "Jobs in the cloud",
+            f"Jobs in the cloud, of the newest {JOBS_MAX}",
             "state",
             ((state.value, states[state.value]) for state in CloudJobState),
         )

@@ -30,6 +30,7 @@ def observe(services: Services) -> Mapping[str, object]:
         tuple(c.candidate_id for c in services.releases.candidates.candidates(limit=1)),
     )
     marks["datasets"] = services.datasets.list()
+    marks["collections"] = services.collections.list()
     marks["audit"] = tuple(services.audit.entries(limit=1))
     return marks
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter
+from msgspec import UNSET
 from pydantic import Field, JsonValue
 
 from cloud_hub.api.bodies import AnswerBody, NamePath, RequestBody, errors
@@ -11,6 +12,7 @@ from cloud_hub.api.services import ActingDep, ServicesDep
 from cloud_hub.rollouts.sql_pipelines import OrderedPipeline
 from shared.errors import ContractError, RefusedError
 from shared.ids import NAME_PATTERN, DeviceId
+from shared.plural import counted
 from shared.wire.report import PipelineReport
 
 routes = APIRouter(prefix="/api/v1", tags=["Pipelines"])
@@ -32,6 +34,7 @@ class PipelineOut(AnswerBody):
     is_ordered: bool = Field(description="By the hub; else it stands in the device's own file")
     state: str = Field(description='As last reported; "ordered": the device has not told of it yet')
     detail: str
+    source: str | None = Field(description="How its source stands, where the state is another's")
     settings: dict[str, JsonValue] | None = Field(description="Of those that the hub orders")
     changed_ms: int | None
     changed_by: str | None
@@ -115,7 +118,7 @@ def order_pipelines(
     name: NamePath, body: GroupPipelineBody, services: ServicesDep, acting: ActingDep
 ) -> OrderedOut:
     """Add or replace a pipeline on every device of a group, or on those named."""
-    with acting.act("pipeline.order", body.group or f"{len(body.devices)} devices", name):
+    with acting.act("pipeline.order", body.group or counted(len(body.devices), "device"), name):
         devices = _chosen(services, body)
         services.rollouts.pipelines.set(
             devices, named(body.settings, name), by=acting.operator.name
@@ -158,10 +161,15 @@ def _out(
         is_ordered=ordered is not None,
         state=reported.state if reported else "ordered",
         detail=reported.detail if reported else "",
+        source=_source(reported),
         settings=settings,
         changed_ms=ordered.changed_ms if ordered else None,
         changed_by=ordered.changed_by if ordered else None,
     )
+
+
+def _source(reported: PipelineReport | None) -> str | None:
+    return reported.source if reported and reported.source is not UNSET else None
 
 
 def _chosen(services: ServicesDep, body: GroupPipelineBody) -> list[DeviceId]:

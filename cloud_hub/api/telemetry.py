@@ -171,6 +171,8 @@ class WindowOut(ToldOut):
     stages: dict[str, StageOut] | None = Field(
         description='"wait" in the queue, "prepare", "run", "conclude", "sinks"'
     )
+    sinks_lost: int | None = Field(description="What sinks could not tell; null: nothing")
+    worker_rss_bytes: int | None = Field(description="Of the process that runs the model")
 
 
 class HostOut(ToldOut):
@@ -182,6 +184,7 @@ class HostOut(ToldOut):
     disk_free_bytes: int
     temperature_c: float | None
     workers_rss_bytes: int | None = Field(description="Of the processes that run models")
+    workers_cpu_share: float | None = Field(description="Theirs, of one core")
 
 
 class EventOut(ToldOut):

@@ -12,6 +12,7 @@ from cloud_hub.candidates.candidate import (
     VariantRow,
     Verdict,
 )
+from shared.plural import counted
 
 ALL_ITEMS = "all items"
 
@@ -20,7 +21,7 @@ def verdict_text(verdict: Verdict) -> str:
     """Return the gate's answer in one sentence."""
     if verdict.is_passed:
         count = len(verdict.remarks)
-        remarks = f", with {count} remark{'s' if count > 1 else ''}" if count else ""
+        remarks = f", with {counted(count, 'remark')}" if count else ""
         return f"The gate let it through{remarks}."
     count = len(verdict.reasons)
     return f"The gate refused it for {count} reason{'' if count == 1 else 's'}."

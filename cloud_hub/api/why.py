@@ -35,6 +35,7 @@ from cloud_hub.training.job import Job, JobId
 from cloud_hub.training.spread import AccuracySpread
 from shared.errors import RefusedError
 from shared.ids import DeviceId, ModelName, RolloutId
+from shared.plural import counted
 from shared.wire.report import LearningState
 
 routes = APIRouter(prefix="/api/v1", tags=["Rollouts"])
@@ -82,7 +83,7 @@ def job_parts(services: Services, job: Job) -> tuple[PartOut, ...]:
     sentences = (
         job_text(job),
         f"{job.created_by} asked {whom_text(job.order)} to learn {job.model} for "
-        f"{job.order.rounds} Rounds, starting from {job.checkpoint_id}.",
+        f"{counted(job.order.rounds, 'Round')}, starting from {job.checkpoint_id}.",
         *accuracy_sentences(spread),
         *_privacy_sentences(services, job),
     )
@@ -142,8 +143,9 @@ def accuracy_sentences(spread: AccuracySpread) -> tuple[str, ...]:
         return ("No device has told its accuracy before and after yet.",)
     fell = f"it fell on {spread.worse_count}" if spread.worse_count else "it fell on none"
     return (
-        f"On their own held-out samples, {after.count} of {spread.devices_count} devices went from "
-        f"a median of {share_text(before.median)} (lowest {share_text(before.minimum)}) to "
+        f"On their own held-out samples, {after.count} of "
+        f"{counted(spread.devices_count, 'device')} went from a median of "
+        f"{share_text(before.median)} (lowest {share_text(before.minimum)}) to "
         f"{share_text(after.median)} (lowest {share_text(after.minimum)}); {fell}.",
     )
 
@@ -226,8 +228,8 @@ def _release_parts(services: Services, release: Release) -> tuple[PartOut, ...]:
         devices = services.rollouts.get(rollout.rollout_id).devices
         updated = sum(device.state is DeviceState.UPDATED for device in devices)
         sentences.append(
-            f"Rollout {rollout.rollout_id} is {rollout.state}: {updated} of {len(devices)} devices "
-            "updated."
+            f"Rollout {rollout.rollout_id} is {rollout.state}: {updated} of "
+            f"{counted(len(devices), 'device')} updated."
         )
     if not rollouts:
         sentences.append("No rollout has brought it to a device.")
@@ -244,7 +246,8 @@ def _receipts_sentence(services: Services, release: Release) -> str:
     if not running:
         return "No device runs it now."
     proved = sum(model.proof is not None for model in running)
-    return f"{len(running)} devices run it now, {proved} proved it with a signed receipt."
+    devices = counted(len(running), "device")
+    return f"It runs on {devices} now; {proved} proved it with a signed receipt."
 
 
 def _privacy_sentences(services: Services, job: Job) -> Sequence[str]:

@@ -120,13 +120,16 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
         for axis, (size, want) in enumerate(zip(given.shape, wanted, strict=True))
     )
     if not fits:
-        text = f"The input {given.name[:40]!r} does not have the shape that the spec says."
+        measured = _shape_text(given.shape)
+        text = (
+            f"The input {given.name[:40]!r} has the shape {measured}; "
+            f"the spec says {_shape_text(wanted)}."
+        )
         if None in given.shape[1:]:
             text = (
                 f"The input {given.name[:40]!r} has open sizes behind the batch axis; export the "
                 "model with the sizes that the spec says."
             )
-        measured = _shape_text(given.shape)
         reasons.append(Reason("gate.input_shape", text, measured, _shape_text(wanted)))
     return reasons
 

@@ -8,6 +8,7 @@ from cloud_hub.command_line.commands import open_context
 from cloud_hub.command_line.output import Output
 from shared.command_line import Command
 from shared.exit_codes import DONE
+from shared.plural import counted
 
 HEADING = "Models and releases"
 
@@ -70,7 +71,7 @@ def show_fits(args: argparse.Namespace) -> int:
 
 
 def _show(output: Output, fit: Fit) -> None:
-    count = f"{fit.devices_count} device{'s' if fit.devices_count != 1 else ''}"
+    count = counted(fit.devices_count, "device")
     output.say(
         f"{fit.hardware}: {count}; {fit.confirmed_count} confirmed what equal ones chose, "
         f"{fit.anew_count} could not and measured anew"
@@ -86,7 +87,7 @@ def _show(output: Output, fit: Fit) -> None:
             str(row.threads),
             _number(row.run_ms_p50, "{:.3g}"),
             _number(row.run_ms_p95, "{:.3g}"),
-            _number(row.items_per_s, "{:.4g}"),
+            _number(row.items_per_s, "{:,.1f}"),
             str(row.rss_bytes >> 20) if row.rss_bytes else "–",
             _number(row.agreement, "{:.1%}"),
             str(row.devices_count),

@@ -54,6 +54,28 @@ class JobDevices(msgspec.Struct, frozen=True):
     devices: tuple[JobDevice, ...]
 
 
+class Distribution(msgspec.Struct, frozen=True):
+    """Values of the devices that told."""
+
+    count: int
+    mean: float
+    minimum: float
+    quartile_1: float
+    median: float
+    quartile_3: float
+    maximum: float
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Accuracy per device before and after, as a distribution; None: no device told."""
+
+    devices_count: int
+    before: Distribution | None
+    after: Distribution | None
+    change: Distribution | None
+    worse_count: int
+
+
 class Round(msgspec.Struct, frozen=True):
     """One Round."""
 

@@ -20,7 +20,14 @@ from cloud_hub.command_line.cloud_job_output import RUN_COLUMNS, came_of, run_ro
 from cloud_hub.command_line.cloud_job_watch import watch_cloud_job
 from cloud_hub.command_line.commands import Context, open_context
 from cloud_hub.command_line.finding import find_device
-from cloud_hub.command_line.job_answers import Job, JobDevices, JobEvents, Jobs, Rounds
+from cloud_hub.command_line.job_answers import (
+    Accuracy,
+    Job,
+    JobDevices,
+    JobEvents,
+    Jobs,
+    Rounds,
+)
 from cloud_hub.command_line.job_watch import watch
 from cloud_hub.command_line.order_arguments import add_order_arguments, read_order
 from cloud_hub.command_line.output import Output, clock_text
@@ -87,13 +94,16 @@ def _show_job(args: argparse.Namespace) -> int:
         answer = hub.get(path, Job)
         rounds = hub.get(f"{path}/rounds", Rounds)
         devices = hub.get(f"{path}/devices", JobDevices)
+        accuracy = hub.get(f"{path}/accuracy", Accuracy)
     _show(context.output, answer.value)
     context.output.say("")
     _rounds_table(context.output, rounds.value)
     context.output.say("")
     _devices_table(context.output, devices.value)
-    parts = (answer.json, rounds.json, devices.json)
-    context.output.result(b'{"job":%b,"rounds":%b,"devices":%b}' % parts)
+    context.output.say("")
+    _accuracy_table(context.output, accuracy.value)
+    parts = (answer.json, rounds.json, devices.json, accuracy.json)
+    context.output.result(b'{"job":%b,"rounds":%b,"devices":%b,"accuracy":%b}' % parts)
     return DONE
 
 
@@ -302,6 +312,28 @@ def _devices_table(output: Output, devices: JobDevices) -> None:
     ]
     columns = ("device", "state", "answered#", "refused#", "MB up#", "accuracy", "what it says")
     output.table(columns, rows, empty="It has not been given to devices yet.")
+
+
+def _accuracy_table(output: Output, accuracy: Accuracy) -> None:
+    """Show how accuracy is spread over devices, each on its own held-out samples."""
+    named = (("before", accuracy.before), ("after", accuracy.after), ("change", accuracy.change))
+    rows = [
+        (
+            name,
+            f"{found.count}/{accuracy.devices_count}",
+            _percent(found.minimum),
+            _percent(found.quartile_1),
+            _percent(found.median),
+            _percent(found.quartile_3),
+            _percent(found.maximum),
+        )
+        for name, found in named
+        if found is not None
+    ]
+    columns = ("accuracy", "told#", "lowest#", "25 %#", "median#", "75 %#", "highest#")
+    output.table(columns, rows, empty="No device has told its accuracy yet.")
+    if accuracy.change is not None:
+        output.say(f"It fell on {accuracy.worse_count} of {accuracy.change.count}.")
 
 
 def _percent(value: float | None) -> str:

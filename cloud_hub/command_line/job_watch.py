@@ -6,6 +6,7 @@ from cloud_hub.command_line.commands import Context
 from cloud_hub.command_line.job_answers import Job, JobDevices, JobEvents
 from cloud_hub.command_line.output import clock_text
 from shared.exit_codes import DONE, NOT_REACHED
+from shared.plural import counted
 
 WATCH_S = 1.0
 SETTLE_PASSES_MAX = 600  # How long what came of a finished Job is waited for
@@ -53,5 +54,5 @@ def _standing(context: Context, job: Job) -> str:
     done = "=" * round(20 * job.rounds_done / job.rounds)
     return (
         f"[{done.ljust(20)}] Round {job.rounds_done} of {job.rounds} done, "
-        f"{ready} of {len(devices)} devices ready. {job.sentence}"
+        f"{ready} of {counted(len(devices), 'device')} ready. {job.sentence}"
     )

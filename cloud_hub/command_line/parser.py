@@ -11,6 +11,7 @@ from cloud_hub.command_line import (
     dataset_commands,
     device_commands,
     evaluation_commands,
+    explain_commands,
     fit_commands,
     hub_commands,
     job_commands,
@@ -61,6 +62,7 @@ COMMANDS: tuple[Command, ...] = (
     *evaluation_commands.COMMANDS,
     *job_commands.COMMANDS,
     *train_commands.COMMANDS,
+    *explain_commands.COMMANDS,
     *rollout_commands.COMMANDS,
     *why_commands.COMMANDS,
 )

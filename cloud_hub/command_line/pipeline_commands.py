@@ -13,6 +13,7 @@ from shared.clock import now_ms
 from shared.command_line import Command
 from shared.errors import ContractError
 from shared.exit_codes import DONE
+from shared.plural import counted
 from shared.settings import CONFIG_BYTES_MAX
 
 HEADING = "Pipelines"
@@ -45,9 +46,10 @@ def set_pipelines(args: argparse.Namespace) -> int:
             answers.append(hub.send("PUT", path, OrderedPipelines, {**asked, "settings": settings}))
     for answer in answers:
         devices = answer.value.devices
-        whom = ", ".join(devices) if len(devices) <= NAMED_MAX else f"{len(devices)} devices"
+        whom = ", ".join(devices) if len(devices) <= NAMED_MAX else counted(len(devices), "device")
         context.output.say(f"{answer.value.name} is ordered of {whom}.")
-    context.output.say("What becomes of it: cloud-hub pipelines list DEVICE")
+    example = next((device for answer in answers for device in answer.value.devices), "DEVICE")
+    context.output.say(f"What becomes of it: cloud-hub pipelines list {example}")
     context.output.result(b'{"ordered":[%b]}' % b",".join(answer.json for answer in answers))
     return DONE
 

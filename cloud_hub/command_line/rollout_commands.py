@@ -20,6 +20,7 @@ from cloud_hub.command_line.spans import parse_span_s
 from shared.clock import now_ms
 from shared.command_line import Command, Run
 from shared.exit_codes import DONE, NOT_REACHED
+from shared.plural import counted
 
 HEADING = "Rollouts"
 WATCH_S = 1.0
@@ -38,7 +39,7 @@ def start_rollout(args: argparse.Namespace) -> int:
         reached = rollout.wave_limits[-1] if rollout.wave_limits else 0
         context.output.say(
             f"Started {rollout.rollout_id}: {rollout.model} version {rollout.version} to "
-            f"{reached} devices in {len(rollout.wave_limits)} waves."
+            f"{counted(reached, 'device')} in {counted(len(rollout.wave_limits), 'wave')}."
         )
         if args.watch:
             return _watch(context, rollout.rollout_id)

@@ -25,6 +25,7 @@ from cloud_hub.command_line.train_arguments import add_cloud_order_arguments, re
 from shared.command_line import Command
 from shared.errors import ContractError
 from shared.exit_codes import DONE
+from shared.plural import counted
 
 HEADING = "Training in the cloud"
 BASE = "/api/v1/cloud-jobs"
@@ -102,7 +103,7 @@ def list_files(args: argparse.Namespace) -> int:
     rows = list(titles.items())
     context.output.table(("file", "what it shows"), rows, empty="Its report has no pictures.")
     if args.to is not None:
-        context.output.say(f"Written into {args.to}: {len(titles)} files.")
+        context.output.say(f"Written into {args.to}: {counted(len(titles), 'file')}.")
     told = {"files": [{"name": name, "title": title} for name, title in rows]}
     context.output.result(msgspec.json.encode(told))
     return DONE

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from cloud_hub.api.bodies import PROSE_PATTERN, NamePath
@@ -24,7 +24,9 @@ from cloud_hub.dashboard.train_order import errors_of, make_order
 from cloud_hub.dashboard.train_view import Wanted, material_of, view_train, wanted_of
 from cloud_hub.dashboard.usage_view import view_usage
 from cloud_hub.training.cloud.cloud_job import CloudJobState, Run
+from cloud_hub.training.cloud.order import CloudOrder
 from shared.errors import ContractError, RefusedError
+from shared.ids import NAME_PATTERN
 
 routes = APIRouter()
 
@@ -102,6 +104,30 @@ def show_comparison(
     return render(
         request, "compare", clock=services.clock, view=view, choices=choices, chosen=(a, b)
     )
+
+
+@routes.post("/cloud-jobs/join")
+def join_jobs(
+    services: ServicesDep,
+    acting: ActingDep,
+    a: Annotated[str, Form(pattern=NAME_PATTERN)],
+    b: Annotated[str, Form(pattern=NAME_PATTERN)],
+) -> Response:
+    """Order a Job that joins what two made into an ensemble, on the first's dataset version."""
+    first, second = services.cloud_jobs.get(a), services.cloud_jobs.get(b)
+    made = tuple(filter(None, (first.result_checkpoint_id, second.result_checkpoint_id)))
+    if not made:
+        raise RefusedError("job.no_weights", f"Neither {a} nor {b} has left weights to join.")
+    order = CloudOrder(
+        model=first.model,
+        dataset=first.dataset,
+        dataset_version=first.dataset_version,
+        ensemble=made,
+        is_released=False,
+    )
+    with acting.act("cloud_job.start", order.model, f"{work_text(order)} on {order.dataset}"):
+        job = services.cloud_jobs.submit(order, by=acting.operator.name)
+    return RedirectResponse(f"/cloud-jobs/{job.job_id}", status_code=303)
 
 
 @routes.get("/cloud-jobs/{job_id}")

@@ -223,6 +223,8 @@ def params_of(order: CloudOrder) -> tuple[tuple[str, str], ...]:
 def _what(order: CloudOrder) -> str:
     if order.ensemble:
         return f"joins {len(order.ensemble)} checkpoints"
+    if not order.is_trained:
+        return "explains a checkpoint"
     if order.folds is not None:
         return f"{order.folds} folds"
     return f"{order.search.trials} trials" if order.search is not None else "one run"
@@ -244,6 +246,8 @@ def _value_of(run: Run) -> tuple[bool, float, int]:
 def _method(order: CloudOrder) -> str:
     if order.ensemble:
         return "joined"
+    if not order.is_trained:
+        return "as it is"
     return f"{method_text(order.method)}{trained_text(order.trained)}"
 
 

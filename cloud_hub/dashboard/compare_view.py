@@ -68,6 +68,7 @@ class ComparePage:
     slices: tuple[PairRow, ...]
     only_a: tuple[Shown, ...]
     only_b: tuple[Shown, ...]
+    can_join: bool  # Into an ensemble: two checkpoints of one model
 
 
 def view_choices(services: Services) -> tuple[tuple[str, str], ...]:
@@ -98,7 +99,13 @@ def view_comparison(services: Services, a: str, b: str) -> ComparePage:
         slices=_slices(*reports),
         only_a=_items(services, job, digests[:lost]),
         only_b=_items(services, job, digests[lost:]),
+        can_join=_can_join(found),
     )
+
+
+def _can_join(found: ComparisonOut) -> bool:
+    made = {found.a.result_checkpoint_id, found.b.result_checkpoint_id}
+    return found.a.model == found.b.model and None not in made and len(made) == 2
 
 
 def _items(services: Services, job: CloudJob, digests: Sequence[str]) -> tuple[Shown, ...]:

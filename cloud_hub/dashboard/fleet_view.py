@@ -1,6 +1,5 @@
 """What the fleet's and one device's pages show, gathered from the services."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from cloud_hub.api.pipelines import pipelines_out
 from cloud_hub.api.services import PartStatus, Services
 from cloud_hub.dashboard.charts import Spark, spark
+from cloud_hub.dashboard.decision_view import DecisionRun, decision_runs
+from cloud_hub.dashboard.pipeline_view import PipelineRow, pipeline_rows
 from cloud_hub.devices.device import Device, DeviceState
 from cloud_hub.devices.presence import PresenceState
 from cloud_hub.rollouts.device_model import DeviceModel
@@ -18,26 +19,19 @@ from cloud_hub.telemetry.sql_store import Told
 from shared.clock import now_ms
 from shared.ids import DeviceId
 from shared.release.receipt import ReceiptOutcome
-from shared.wire.records import (
-    DecisionRecord,
-    Detected,
-    EventRecord,
-    HostRecord,
-    Outcome,
-    TelemetryRecord,
-    Tracked,
-)
+from shared.wire.records import EventRecord, HostRecord, TelemetryRecord
 
 ROWS_MAX = 100  # Of the fleet's table; search finds the others
 SPARK_WINDOWS = 30
 SPARK_AGE_MS = 3_600_000
 ROLLOUTS_LOOKED_AT = 50
-DECISIONS_SHOWN = 15
+DECISIONS_READ = 400  # The newest, for the runs that are shown
 EVENTS_SHOWN = 20
 RECEIPTS_SHOWN = 8
 WHY_SHOWN = 12
 CHART_MINUTES = 30
 CHART_POINTS = 1000
+WINDOWS_MAX = 2000
 CHART_PIPELINES_MAX = 4
 GAP_WINDOWS = 4  # Longer without a window is silence
 
@@ -76,23 +70,6 @@ class FleetView:
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineRow:
-    """One pipeline of a device."""
-
-    name: str
-    model: str
-    state: str
-    detail: str
-    settings_text: str  # Of one that the hub orders, as JSON for reading; else empty
-    changed_by: str | None
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether the hub orders it."""
-        return bool(self.settings_text)
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceView:
     """One device's page."""
 
@@ -103,7 +80,7 @@ class DeviceView:
     confidence_mean: float | None
     swap_pause_ms_max: float | None
     host: Told[HostRecord] | None
-    decisions: tuple[Told[DecisionRecord], ...]
+    decisions: tuple[DecisionRun, ...]
     events: tuple[Told[EventRecord], ...]
     receipts: tuple[ReceiptFact, ...]
     why: tuple[str, ...]
@@ -179,8 +156,9 @@ def view_device(services: Services, device_id: DeviceId) -> DeviceView:
     latest = [told.body for told in services.telemetry.latest_windows([device_id])]
     totals = combine(latest) if latest else None
     hosts = services.telemetry.hosts(device_id, limit=1)
-    since_ms = now_ms(services.clock) - CHART_MINUTES * 60_000
-    recent = [told.body for told in services.telemetry.windows(device_id, since_ms=since_ms)]
+    at_ms = now_ms(services.clock)
+    since_ms = at_ms - CHART_MINUTES * 60_000
+    recent = services.telemetry.windows(device_id, since_ms=since_ms, limit=WINDOWS_MAX)
     why = [text for model in models for text in services.rollouts.why(device_id, model.model)]
     return DeviceView(
         device=device,
@@ -188,23 +166,13 @@ def view_device(services: Services, device_id: DeviceId) -> DeviceView:
         items_per_s=_rate(latest) if latest else None,
         latency_ms_p95=totals.latency_ms_p95 if totals else None,
         confidence_mean=totals.confidence_mean if totals else None,
-        swap_pause_ms_max=max((window.swap_pause_ms_max for window in recent), default=None),
+        swap_pause_ms_max=max((told.body.swap_pause_ms_max for told in recent), default=None),
         host=hosts[0] if hosts else None,
-        decisions=services.telemetry.decisions(device_id, limit=DECISIONS_SHOWN),
+        decisions=decision_runs(services.telemetry.decisions(device_id, limit=DECISIONS_READ)),
         events=services.telemetry.events(device_id, limit=EVENTS_SHOWN),
         receipts=services.rollouts.receipts(device_id, limit=RECEIPTS_SHOWN),
         why=tuple(why[:WHY_SHOWN]),
-        pipelines=tuple(
-            PipelineRow(
-                name=one.name,
-                model=one.model,
-                state=one.state,
-                detail=one.detail,
-                settings_text=json.dumps(one.settings, indent=1) if one.settings else "",
-                changed_by=one.changed_by,
-            )
-            for one in pipelines_out(services, device_id).pipelines
-        ),
+        pipelines=pipeline_rows(pipelines_out(services, device_id).pipelines, recent, now_ms=at_ms),
     )
 
 
@@ -222,15 +190,6 @@ def view_chart(services: Services, device_id: DeviceId) -> LatencyChart:
         ),
         swaps=_swaps(ordered),
     )
-
-
-def count_labels(outcome: Outcome) -> list[tuple[str, int]]:
-    """Return what was detected, the most frequent first."""
-    match outcome:
-        case Detected(boxes=found) | Tracked(tracks=found):
-            return Counter(one.label for one in found).most_common(6)
-        case _:
-            return []
 
 
 def _series(name: str, told: Sequence[Told[TelemetryRecord]]) -> LatencySeries:

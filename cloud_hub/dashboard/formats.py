@@ -21,6 +21,7 @@ TONES: Mapping[str, str] = MappingProxyType(
         "targeted": "busy",
         "failed": "bad",
         "unknown": "warn",
+        "frozen": "warn",
         "refused": "bad",
         "revoked": "bad",
         "settled": "good",
@@ -46,6 +47,10 @@ TONES: Mapping[str, str] = MappingProxyType(
         "worse": "bad",
         "cannot-tell": "warn",
         "published": "good",
+        "reconnecting": "warn",
+        "stalled": "warn",
+        "failing": "bad",
+        "waiting for a model": "warn",
     }
 )
 TONES_OF_EVENTS = (
@@ -92,6 +97,11 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def stage_ms(value: float) -> str:
+    """Return one stage's time in milliseconds, without the unit."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def rate(value: float | None) -> str:

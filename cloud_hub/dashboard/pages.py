@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from cloud_hub.api.bodies import NamePath
 from cloud_hub.api.services import ServicesDep
 from cloud_hub.dashboard.fleet_view import CHART_MINUTES, view_chart, view_device, view_fleet
+from cloud_hub.dashboard.pipeline_view import FLOW_MINUTES
 from cloud_hub.dashboard.render import render
 from cloud_hub.dashboard.rollout_view import (
     view_new_rollout,
@@ -115,4 +116,5 @@ def show_audit(
 
 def _device(request: Request, name: str, device_id: str, services: ServicesDep) -> Response:
     view = view_device(services, DeviceId(device_id))
-    return render(request, name, clock=services.clock, view=view, chart_minutes=CHART_MINUTES)
+    minutes = {"chart_minutes": CHART_MINUTES, "flow_minutes": FLOW_MINUTES}
+    return render(request, name, clock=services.clock, view=view, **minutes)

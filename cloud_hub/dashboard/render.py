@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cloud_hub.api.auth import PROGRAM_PREFIXES
 from cloud_hub.api.errors import error_response
 from cloud_hub.dashboard import formats
-from cloud_hub.dashboard.fleet_view import count_labels
 from shared.clock import Clock, now_ms
 from shared.errors import IsthmusError
+from shared.plural import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -28,9 +28,10 @@ def _environment() -> Environment:
     for name in (
         "tone", "event_tone", "number", "milliseconds", "rate", "percent", "size", "span",
         "ago", "clock", "iso", "short", "share", "setting", "plain", "hours", "figure",
+        "stage_ms",
     ):  # fmt: skip
         environment.filters[name] = getattr(formats, name)
-    environment.filters["labels"] = count_labels
+    environment.filters["counted"] = counted
     return environment
 
 

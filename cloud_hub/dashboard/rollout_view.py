@@ -21,6 +21,7 @@ from cloud_hub.rollouts.rollout import (
 from cloud_hub.rollouts.timeline import Entry
 from cloud_hub.rollouts.view import RolloutView
 from shared.ids import DeviceId, ModelName, RolloutId
+from shared.plural import counted
 from shared.wire.report import UpdateState
 
 DEVICES_SHOWN = 200
@@ -242,7 +243,7 @@ def _wave_strips(view: RolloutView) -> tuple[WaveStrip, ...]:
     for wave in view.waves:
         own = [device.state.value for device in view.devices if device.wave == wave.index]
         counts = count_states(own)
-        size = f"{wave.devices_count} device{'s' if wave.devices_count != 1 else ''}"
+        size = counted(wave.devices_count, "device")
         text = ", ".join(f"{count} {state}" for state, count in counts.items())
         is_current = is_open and wave.index == view.rollout.wave
         strips.append(WaveStrip(size, text, is_current, strip(counts)))

@@ -47,6 +47,7 @@ from shared.clock import Clock, now_ms
 from shared.errors import RefusedError
 from shared.ids import NAME_CHARS_MAX, DeviceId, ModelName, RolloutId, new_rollout_id
 from shared.link.link import Link
+from shared.plural import counted
 from shared.wire.codec import Received
 
 log = logging.getLogger(__name__)
@@ -322,6 +323,7 @@ def _refuse_overlap(overlap: tuple[RolloutId, int] | None, model: ModelName) -> 
     other, count = overlap
     raise RefusedError(
         "rollout.busy",
-        f"Rollout {other} of {model} is not finished, and shares {count} devices with this one.",
+        f"Rollout {other} of {model} is not finished, and shares "
+        f"{counted(count, 'device')} with this one.",
         remedy=f"Undo or cancel {other} first, or name other devices.",
     )

@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from cloud_hub.rollouts.order import RolloutOrder
 from cloud_hub.rollouts.rollout import PENDING, DeviceState, RolloutDevice
+from shared.plural import counted
 
 
 class Verdict(StrEnum):
@@ -119,11 +120,12 @@ def judge_wave(facts: WaveFacts, order: RolloutOrder, *, now_ms: int) -> Judgeme
 def _judge_failures(facts: WaveFacts, order: RolloutOrder) -> Judgement | None:
     limit = order.failure_limit
     for name, counts in (("of the wave", facts.wave), ("moved so far", facts.so_far)):
+        whom = f"{counted(counts.size, 'device')} {name}"
         if counts.failed >= limit.count_min and counts.failed_share > limit.share_max:
             return Judgement(
                 verdict=Verdict.FAIL,
                 code="wave.failed",
-                text=f"{counts.failed} of {counts.size} devices {name} failed "
+                text=f"{counts.failed} of {whom} failed "
                 f"({counts.failed_share:.1%}); the limit is {limit.share_max:.1%}.",
                 measured=counts.failed_share,
                 limit=limit.share_max,
@@ -167,11 +169,12 @@ def _judge_answers(facts: WaveFacts, order: RolloutOrder) -> Judgement | None:
     for name, counts in (("of the wave", facts.wave), ("moved so far", facts.so_far)):
         if counts.size == 0:
             continue
+        whom = f"{counted(counts.size, 'device')} {name}"
         if counts.pending > 0:
             return Judgement(
                 verdict=Verdict.WAIT,
                 code="wave.pending",
-                text=f"{counts.pending} of {counts.size} devices {name} have yet to answer.",
+                text=f"{counts.pending} of {whom} did not answer yet.",
                 measured=counts.pending,
                 limit=0,
             )
@@ -179,7 +182,7 @@ def _judge_answers(facts: WaveFacts, order: RolloutOrder) -> Judgement | None:
             return Judgement(
                 verdict=Verdict.HOLD,
                 code="wave.silent",
-                text=f"{counts.unknown} of {counts.size} devices {name} did not answer within "
+                text=f"{counts.unknown} of {whom} did not answer within "
                 f"{order.wave_deadline_s:g} s: unknown is neither updated nor failed.",
                 measured=counts.unknown_share,
                 limit=order.unknown_share_max,
@@ -188,8 +191,8 @@ def _judge_answers(facts: WaveFacts, order: RolloutOrder) -> Judgement | None:
             return Judgement(
                 verdict=Verdict.HOLD,
                 code="wave.short",
-                text=f"{counts.updated} of the {counts.answered} devices {name} that answered are "
-                f"updated ({counts.success_share:.1%}); "
+                text=f"Of {counted(counts.answered, 'device')} {name} that answered, "
+                f"{counts.updated} proved the release ({counts.success_share:.1%}); "
                 f"{order.success_share_min:.1%} are needed.",
                 measured=counts.success_share,
                 limit=order.success_share_min,
@@ -198,23 +201,25 @@ def _judge_answers(facts: WaveFacts, order: RolloutOrder) -> Judgement | None:
 
 
 def _judge_bake(facts: WaveFacts, order: RolloutOrder, now_ms: int) -> Judgement:
+    wave = f"{counted(facts.wave.size, 'device')} of the wave"
     good_s = 0.0 if facts.good_ms is None else (now_ms - facts.good_ms) / 1000
     if facts.good_ms is None or good_s < order.bake_s:
         return Judgement(
             verdict=Verdict.BAKE,
             code="wave.good",
-            text=f"{facts.wave.updated} of {facts.wave.size} devices of the wave have proved the "
+            text=f"{facts.wave.updated} of {wave} proved the "
             f"release; it must stay so for {order.bake_s:g} s.",
             measured=max(good_s, 0.0),
             limit=order.bake_s,
         )
     decided = facts.items.decided if facts.items is not None else 0
     if decided < order.bake_items_min:
+        items = counted(decided, "item")
         is_late = good_s >= order.bake_s + order.wave_deadline_s
         return Judgement(
             verdict=Verdict.HOLD if is_late else Verdict.BAKE,
             code="wave.low_traffic" if is_late else "wave.good",
-            text=f"The wave decided {decided} items in {good_s:.0f} s with the new release; "
+            text=f"The wave decided {items} in {good_s:.0f} s with the new release; "
             f"{order.bake_items_min} are needed to judge by.",
             measured=decided,
             limit=order.bake_items_min,
@@ -222,7 +227,7 @@ def _judge_bake(facts: WaveFacts, order: RolloutOrder, now_ms: int) -> Judgement
     return Judgement(
         verdict=Verdict.PASS,
         code="wave.passed",
-        text=f"{facts.wave.updated} of {facts.wave.size} devices of the wave have proved the "
+        text=f"{facts.wave.updated} of {wave} proved the "
         f"release and stayed good for {good_s:.0f} s.",
         measured=facts.wave.success_share,
         limit=order.success_share_min,

@@ -31,6 +31,7 @@ from cloud_hub.rollouts.rollout import (
     RolloutState,
 )
 from shared.ids import DeviceId
+from shared.plural import counted
 
 ANSWERS_MAX = 5  # A hold of one wave ends by itself this often; then a person must look.
 HELD_BY_PERSON = "person"
@@ -51,12 +52,14 @@ def start(snapshot: Snapshot, *, now_ms: int, by: str) -> Plan:
     """Return the first entries and Targets of a new rollout."""
     draft = Draft(snapshot, now_ms)
     rollout, order = draft.rollout, draft.rollout.order
-    whom = f"group {order.group}" if order.group else f"{len(snapshot.devices)} devices"
+    whom = f"group {order.group}" if order.group else counted(len(snapshot.devices), "device")
     sizes = ", ".join(str(limit) for limit in rollout.wave_limits)
+    waves = "one wave that reaches" if len(rollout.wave_limits) == 1 else "waves that reach"
+    noun = "device" if rollout.wave_limits[-1:] == (1,) else "devices"
     draft.note(
         "rollout.started",
-        f"Move {whom} to {rollout.model} version {rollout.release.version}, in waves that reach "
-        f"{sizes} devices. {order.notes}".strip(),
+        f"Move {whom} to {rollout.model} version {rollout.release.version}, in {waves} "
+        f"{sizes} {noun}. {order.notes}".strip(),
         by=by,
     )
     _observe(draft)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from shared.errors import ContractError
 from shared.ids import DeviceId, RolloutId
+from shared.plural import counted
 
 WAVES_MAX = 20
 WAVE_DEVICES_MAX = 1_000_000
@@ -85,7 +86,7 @@ def wave_limits(waves: Sequence[WaveSize], devices_count: int) -> tuple[int, ...
             limits.append(size)
     reached = limits[-1] if limits else 0
     if reached < devices_count:
-        raise _invalid(f"The last one reaches {reached} of {devices_count} devices.")
+        raise _invalid(f"The last one reaches {reached} of {counted(devices_count, 'device')}.")
     return tuple(limits)
 
 

@@ -1,12 +1,15 @@
-"""One served model, in a process of its own: `python -m cloud_hub.serving.onnx_worker FOLDER`.
+"""One served model, in a process of its own: `python -m cloud_hub.serving.onnx_worker FOLDER HUB`.
 
 1. One thread reads Asks, one runs batches; an item that cannot be read is answered alone and spoils
    nobody's batch.
 2. The process limits its own memory; one that dies takes no request of other models with it.
-3. It ends when the hub closes the socket, or is gone.
+3. It ends when the hub closes the socket, and at once when the hub is gone (HUB: its process id),
+   also within a run that never ends. The thread that started it may be gone before.
+4. Its folder is deleted once the model is loaded: a killed hub could not do it.
 """
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -28,6 +31,7 @@ from shared.errors import ContractError, IsthmusError, RefusedError
 from shared.model.preprocess import Tokenize, to_bytes
 from shared.model.spec import TextInput
 from shared.model.tokenizers_text import load_tokenizer
+from shared.process_parent import end_with_process
 
 MS_OF_SECOND = 1000.0
 
@@ -64,9 +68,13 @@ class ServedModel:
             self._answer(batch)
 
     def _listen(self) -> None:
-        while isinstance(message := receive(self._connection), Ask):
-            self._batcher.put(_Waiting(message, time.monotonic()))
-        self._batcher.close()
+        try:
+            while isinstance(message := receive(self._connection), Ask):
+                self._batcher.put(_Waiting(message, time.monotonic()))
+        except OSError:
+            pass  # The hub let go of it in the middle of something
+        finally:
+            self._batcher.close()
 
     def _answer(self, batch: list[_Waiting]) -> None:
         started_s = time.monotonic()
@@ -114,6 +122,7 @@ class ServedModel:
 def main(arguments: list[str]) -> int:
     """Serve the model of a folder over the socket that was inherited."""
     folder = Path(arguments[0])
+    end_with_process(int(arguments[1]))
     task = msgspec.json.decode((folder / TASK).read_bytes(), type=ServingTask)
     limit_memory(task.settings.memory_bytes_max)
     with socket.socket(fileno=int(os.environ[SOCKET_NAME])) as connection:
@@ -122,6 +131,7 @@ def main(arguments: list[str]) -> int:
         except RefusedError as error:
             send(connection, Ready(code=error.code, text=error.message))
             return 1
+        shutil.rmtree(folder, ignore_errors=True)
         try:
             served.serve()
         except (BrokenPipeError, ConnectionResetError):

@@ -136,7 +136,7 @@ class ServingProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", files.MODULE, str(self._folder)],
+                [sys.executable, "-m", files.MODULE, str(self._folder), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,

@@ -37,7 +37,10 @@ IN_LIST_MAX = 10_000  # SQLite takes 32,766 variables in one statement
 BodyT = TypeVar("BodyT", DecisionRecord, TelemetryRecord, HostRecord, EventRecord)
 _OUTCOMES = msgspec.json.Decoder(Outcome)
 _STAGES = msgspec.json.Decoder(dict[str, StageTimes])
-_OPTIONAL = {"sensor", "items_gated", "stages", "workers_rss_bytes"}  # NULL where not told
+_OPTIONAL = {  # NULL where not told
+    "sensor", "items_gated", "stages", "workers_rss_bytes", "sinks_lost", "worker_rss_bytes",
+    "workers_cpu_share",
+}  # fmt: skip
 _LABELS = msgspec.json.Decoder(dict[str, int])
 
 
@@ -105,6 +108,8 @@ windows = _record_table(
     sa.Column("labels", sa.Text, nullable=False),
     sa.Column("items_gated", sa.BigInteger, nullable=True),
     sa.Column("stages", sa.Text, nullable=True),
+    sa.Column("sinks_lost", sa.BigInteger, nullable=True),
+    sa.Column("worker_rss_bytes", sa.BigInteger, nullable=True),
     sa.Index("ix_telemetry_windows_received_ms", "received_ms"),
     sa.Index("ix_telemetry_windows_model", "model", "version", "received_ms"),
 )
@@ -116,6 +121,7 @@ hosts = _record_table(
     _count("disk_free_bytes"),
     sa.Column("temperature_c", sa.Double, nullable=True),
     sa.Column("workers_rss_bytes", sa.BigInteger, nullable=True),
+    sa.Column("workers_cpu_share", sa.Double, nullable=True),
 )
 events = _record_table(
     "telemetry_events",

@@ -4,6 +4,8 @@
 2. Weights, the server optimiser, what the checks learned and the privacy paid are one state: they
    are in the same checkpoint, and are read from it together.
 3. A Round is done when its checkpoint is on the disk (file_job.py).
+4. Central privacy is paid before the noise is drawn; what was paid for counts also where a kill
+   came before the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -49,8 +51,16 @@ class CommonWeights:
         self._step = ServerStep.for_strategy(self._order.strategy, self.layout)
         self._accountant = Accountant(privacy) if privacy is not None else None
 
-    def restore(self) -> None:
-        """Take up the last checkpoint, if there is one. Raises as JobFiles.read_round."""
+    def restore(self, *, releases_count: int) -> None:
+        """Take up the last checkpoint, if there is one. Raises as JobFiles.read_round.
+
+        Args: releases_count: how many Rounds' privacy was paid for before.
+        """
+        self._restore_checkpoint()
+        if self._accountant is not None:
+            self._accountant.charge_at_least(releases_count)
+
+    def _restore_checkpoint(self) -> None:
         progress = self._files.read_progress()
         if progress is None:
             return
@@ -103,8 +113,15 @@ class CommonWeights:
             privacy=self._order.central_privacy,
         )
 
+    def pay(self) -> float | None:
+        """Count the privacy of one Round; return all that is spent, None where none is counted.
+
+        To be on the disk before the noise is drawn (RoundStore.close).
+        """
+        return self._accountant.charge() if self._accountant is not None else None
+
     def move(self, aggregate: Aggregate) -> None:
-        """Change the weights by what a Round came to; pay for it.
+        """Change the weights by what a Round came to.
 
         Raises RefusedError `job.diverged`: the Job cannot go on.
         """
@@ -112,8 +129,6 @@ class CommonWeights:
         if not np.isfinite(vector).all():
             raise RefusedError("job.diverged", "It would make weights that are not finite.")
         self._vector = vector
-        if self._accountant is not None:
-            self._accountant.charge()
 
     def checkpoint(self, number: int) -> None:
         """Make Round `number` done, durably. Raises TransientError `disk.write_failed`."""

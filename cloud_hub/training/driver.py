@@ -32,6 +32,7 @@ from cloud_hub.training.superlink import SuperLink
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError, IntegrityError, RefusedError, TransientError
 from shared.ids import DeviceId
+from shared.plural import counted
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class JobDriver:
             if found.job.state is not JobState.APPROVED or not self._has_room(connection, found):
                 return
             after = advance(found, Event.DISPATCHED, code="", text="", now_ms=at_ms)
-            told = hub_event("job.dispatched", f"It has {count} devices.", now_ms=at_ms)
+            told = hub_event("job.dispatched", f"It has {counted(count, 'device')}.", now_ms=at_ms)
             store_change(connection, after, [told], events_kept_max=self._settings.events_kept_max)
         log.info("job.dispatched", extra={"job": record.job.job_id, "devices_count": count})
 

@@ -88,6 +88,9 @@ class EventTally:
                 found = self._round(event)
                 found.devices_counted = found.devices_refused = found.devices_silent = 0
                 found.loss_sum, found.loss_count = 0.0, 0
+            case "privacy.paid":
+                found = self._round(event)
+                found.epsilon = _larger(found.epsilon, event.numbers.get("epsilon"))
             case "round.closed":
                 self._close(event)
             case "job.resumed" | "job.started" | "job.ended":
@@ -142,7 +145,7 @@ class EventTally:
         found.devices_counted = counted if counted is not None else found.devices_counted
         found.devices_asked = asked if asked is not None else found.devices_asked
         found.bytes_down = _whole(event, "bytes_down") or found.bytes_down
-        found.epsilon = event.numbers.get("epsilon")
+        found.epsilon = _larger(found.epsilon, event.numbers.get("epsilon"))
         self.rounds_done = max(self.rounds_done, event.round)
 
     def _count_bytes(self, event: JobEvent, device: DeviceTally) -> None:

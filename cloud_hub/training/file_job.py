@@ -151,10 +151,14 @@ class JobFiles:
         """Return the weights of the last Round that is done. Raises ContractError."""
         return _read_weights(self.folder / CHECKPOINT)
 
+    def weights_path(self, number: int) -> Path:
+        """Return where the weights after Round `number` are, if it was closed last."""
+        return self.rounds / f"weights-{number}.npz"
+
     def read_round(self, number: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return weights and optimiser state after Round `number`. Raises ContractError."""
         return (
-            _read_weights(self.rounds / f"weights-{number}.npz"),
+            _read_weights(self.weights_path(number)),
             _read_state(self.rounds / f"server-{number}.npz"),
         )
 
@@ -166,7 +170,7 @@ class JobFiles:
         Raises TransientError `disk.write_failed`: then the last checkpoint stands.
         """
         number = progress.rounds_done
-        written = self.rounds / f"weights-{number}.npz"
+        written = self.weights_path(number)
         write_durably(self.rounds / f"server-{number}.npz", encode_weights(state))
         write_durably(written, encode_weights(weights))
         _link_durably(written, self.folder / CHECKPOINT)

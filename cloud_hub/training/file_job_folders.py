@@ -84,12 +84,16 @@ class JobFolders:
         """
         return JobFiles(self.folder(job_id)).read_progress()
 
-    def read_weights(self, job_id: JobId) -> bytes:
-        """Return the weights of the last closed Round. From any thread.
+    def read_weights(self, job_id: JobId, *, rounds_done: int) -> bytes:
+        """Return the weights that `read_progress` is about. From any thread.
 
+        checkpoint.npz is one Round newer where a kill came before its checkpoint.json.
         Raises ContractError `job.file_invalid`.
         """
-        path = self.folder(job_id) / CHECKPOINT
+        files = JobFiles(self.folder(job_id))
+        path = files.weights_path(rounds_done)
+        if not path.exists():
+            path = files.folder / CHECKPOINT
         try:
             return path.read_bytes()
         except OSError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cloud_hub.training.job import Job, JobDevice, JobState
+from shared.plural import counted
 
 
 def explain_job(job: Job, devices: Sequence[JobDevice]) -> tuple[str, ...]:
@@ -12,10 +13,12 @@ def explain_job(job: Job, devices: Sequence[JobDevice]) -> tuple[str, ...]:
     refused_count = sum(device.updates_refused for device in devices)
     at = datetime.fromtimestamp(job.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     told = [
-        f"Job {job.job_id} was started by {job.created_by} at {at}: {len(devices)} devices were "
-        f"asked to learn {job.model} together from checkpoint {job.checkpoint_id}.",
-        f"{len(answered)} devices answered; {job.rounds_done} of {job.order.rounds} Rounds were "
-        f"closed; {refused_count} updates were refused by the checks.",
+        f"Job {job.job_id} was started by {job.created_by} at {at}, for "
+        f"{counted(len(devices), 'device')} to learn {job.model} together "
+        f"from checkpoint {job.checkpoint_id}.",
+        f"{counted(len(answered), 'device')} answered; {job.rounds_done} of "
+        f"{counted(job.order.rounds, 'Round')} came to their end; the checks refused "
+        f"{counted(refused_count, 'update')}.",
     ]
     if job.state is not JobState.FINISHED:
         told.append(f"It is {job.state}.")

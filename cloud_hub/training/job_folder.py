@@ -139,6 +139,7 @@ JOB_EVENTS = {
     "update.refused": "as above as far as known; text is why, with the code of the check",
     "device.silent": "wait_s, repeat: asked, and no answer when the Round was closed or repeated",
     "device.failed": "repeat; its own reason is the text",
+    "privacy.paid": "epsilon (central, so far): written before the noise of a Round is drawn",
     "round.closed": "devices_counted, devices_asked, seconds, bytes_up, bytes_down, update_norm, "
     "epsilon (central, so far)",
     "round.repeated": "devices_counted, quorum, repeat (from 1)",

@@ -1,7 +1,8 @@
 """OpenRound: what is known of the Round that runs, and how that is known again after a kill.
 
-1. Whom to ask is in rounds/open.json, what came is in the RoundStore, what was said about it in the
-   events. Nothing else is kept: a resumed Round is read from these three.
+1. Whom to ask, until when, and what went down is in rounds/open.json, what came is in the
+   RoundStore, what was said about it in the events. Nothing else is kept: a resumed Round is read
+   from these three.
 2. Who was refused, or failed in this repetition, is not asked again.
 """
 
@@ -24,20 +25,23 @@ class OpenRound:
     store: RoundStore
     repeat: int = 0
     is_chosen: bool = False  # Whether it is decided whom to ask
+    written: Opened | None = None  # What open.json says of this Round
     asked: dict[str, Asked] = field(default_factory=dict)
     bytes_up: int = 0
-    bytes_down: int = 0  # Since the Job was started or resumed
+    bytes_down: int = 0
 
     def devices(self, part: Part) -> set[str]:
         """Return the devices that stand so."""
         return {device for device, one in self.asked.items() if one.part is part}
 
-    def choose(self, devices: Iterable[str]) -> None:
-        """Ask these; what came from before a repetition stays."""
+    def choose(self, written: Opened) -> None:
+        """Ask its devices; what came from before a repetition stays."""
         stays = (Part.ANSWERED, Part.REFUSED)
         kept = {device: one for device, one in self.asked.items() if one.part in stays}
-        self.asked = {device: kept.get(device, Asked(Part.OUT_OF_REACH)) for device in devices}
-        self.is_chosen = True
+        self.asked = {
+            device: kept.get(device, Asked(Part.OUT_OF_REACH)) for device in written.devices
+        }
+        self.written, self.is_chosen = written, True
 
     def restore(self, opened: Opened | None, events: Iterable[JobEvent]) -> tuple[Verdict, ...]:
         """Know what was there before a kill; return how the updates stand that are there.
@@ -50,6 +54,7 @@ class OpenRound:
         self.repeat = repeats_of(own)
         if opened is not None and opened.round == self.number:
             self.is_chosen = opened.repeat == self.repeat
+            self.written, self.bytes_down = opened, opened.bytes_down
             self.asked = {device: Asked(Part.OUT_OF_REACH) for device in opened.devices}
         outcasts = set()
         for event in own:
@@ -58,9 +63,9 @@ class OpenRound:
             is_late = event.numbers.get("rounds_late", 0.0) > 0.0
             if event.code == "update.refused":
                 self.bytes_up += int(event.numbers.get("payload_bytes", 0.0))
-                if event.text.split(":")[0] in OUTCAST_CODES:
-                    outcasts.add(event.device)
                 if not is_late:
+                    if event.text.split(":")[0] in OUTCAST_CODES:
+                        outcasts.add(event.device)
                     self.asked.setdefault(event.device, Asked()).part = Part.REFUSED
             elif event.code == "device.failed" and event.numbers.get("repeat", 0.0) == self.repeat:
                 self.asked.setdefault(event.device, Asked()).part = Part.FAILED

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from cloud_hub.training.aggregation.entry import Standing, Verdict
+from cloud_hub.training.aggregation.file_round_store import OUTCAST_CODES
 from cloud_hub.training.answers import Question, read_measurements, read_reply, read_update
 from cloud_hub.training.event_log import EventLog
 from cloud_hub.training.fleet import Answer, AskId, Failure, Reply
@@ -167,6 +168,8 @@ class RoundIntake:
                 details=details,
             )
         except ContractError as error:
+            if one is not None and error.code in OUTCAST_CODES:
+                opened.store.cast_out(reply.device)
             refusal = Verdict(
                 reply.device,
                 rounds_late,

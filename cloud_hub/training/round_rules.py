@@ -8,7 +8,10 @@
    has lost the question: it is asked again, ASKS_MAX times in one Round at most, by the same
    connection with growing pauses (a SuperLink that restarts must not use them all up). It answers
    from what it computed before, if it had.
-5. A Round that is repeated keeps what it has; only the others are asked again. A device whose
+5. A Round that is resumed after a kill has what is left of its deadline by the wall clock, time in
+   which nobody ran it included; RESUMED_S_MIN at least, for devices answer at once what they had
+   computed, and never more than a new one, whatever was done to the clock.
+6. A Round that is repeated keeps what it has; only the others are asked again. A device whose
    update was refused is not: it would send the same bytes.
 """
 
@@ -25,12 +28,13 @@ from cloud_hub.training.fleet import AskId
 from cloud_hub.training.job_folder import JobEvent
 from cloud_hub.training.order import DEVICES_MAX, JobOrder, OnTooFew
 from shared.learning.task import Round
-from shared.wire.limits import Count, Name
+from shared.wire.limits import Count, Name, UnixMs
 
 ASKS_MAX = 8
 AGAIN_S_MIN = 1.0
 AGAIN_S_MAX = 60.0
 LATE_SLACK_S = 5.0
+RESUMED_S_MIN = 15.0  # A resumed Round takes what devices have ready, though its time is over
 POLL_S = 0.25  # Nobody waits longer at a time: `stop` and deadlines are seen by then
 
 
@@ -40,6 +44,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     round: Round
     repeat: Count
     devices: Annotated[tuple[Name, ...], Meta(max_length=DEVICES_MAX)]
+    began_ms: UnixMs = 0  # Of this repetition, its gathering included; 0: not known
+    deadline_ms: UnixMs = 0
+    bytes_down: Count = 0  # Of all repetitions; on disk before they are sent
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +93,19 @@ def is_closable(asked: Mapping[str, Asked], *, now_s: float, deadline_s: float) 
     """Whether a Round closes now; rule 2. Both times by the same clock."""
     open_parts = (Part.WAITED_FOR, Part.OUT_OF_REACH)
     return now_s >= deadline_s or all(one.part not in open_parts for one in asked.values())
+
+
+def left_s(order: JobOrder, opened: Opened, *, now_ms: int) -> float:
+    """Return how long a resumed Round may still take; rule 5."""
+    if opened.deadline_ms == 0:
+        return order.deadline_s
+    left = (opened.deadline_ms - now_ms) / 1000.0
+    return min(max(left, RESUMED_S_MIN), order.deadline_s)
+
+
+def spent_s(opened: Opened, *, now_ms: int) -> float:
+    """Return how long a Round has run, before a kill too, by the wall clock."""
+    return max(now_ms - opened.began_ms, 0) / 1000.0 if opened.began_ms else 0.0
 
 
 def to_ask_again(

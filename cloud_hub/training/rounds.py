@@ -7,7 +7,9 @@
 3. Whether a Round counts is decided before it is closed: one that is repeated was never closed, and
    nothing was drawn or learned from it.
 4. Nothing here waits longer than POLL_S at a time: `stop` and deadlines are seen by then.
-5. A failed write ends the process (TransientError): the last checkpoint stands, the reason goes to
+5. What a Round costs of its privacy is on the disk before its noise is drawn: whatever is killed
+   after, and never resumed, was counted.
+6. A failed write ends the process (TransientError): the last checkpoint stands, the reason goes to
    whoever started it, and the next attempt resumes.
 """
 
@@ -35,12 +37,14 @@ from cloud_hub.training.round_rules import (
     is_closable,
     is_enough,
     is_gathered,
+    left_s,
     quorum_count,
+    spent_s,
     to_ask_again,
     ttl_s,
 )
 from cloud_hub.training.selection import choose
-from shared.clock import Clock
+from shared.clock import Clock, now_ms
 from shared.errors import RefusedError
 from shared.learning.task import LearningTask, TaskKind
 
@@ -94,11 +98,11 @@ class RoundLoop:
 
     def _resume(self) -> None:
         """Take up what is on the disk, and say what a kill kept back."""
-        self._common.restore()
+        before = self._files.read_events()
+        self._common.restore(releases_count=sum(e.code == "privacy.paid" for e in before))
         closing = self._files.read_closing()
         if closing is not None and closing.round == self._done:
             self._events.write(*closing.events)
-        before = self._files.read_events()
         attempts = sum(event.code in ("job.started", "job.resumed") for event in before)
         numbers = {"rounds_done": float(self._done)}
         if attempts == 0:
@@ -166,19 +170,23 @@ class RoundLoop:
         return opened
 
     def _round(self) -> None:
-        """Run the open Round, or one repetition of it."""
-        started_s = self._clock.monotonic_s()
+        """Run the open Round, or one repetition of it, or what a kill left to do of it."""
+        began_ms = now_ms(self._clock)
         if not self._open.is_chosen:
             self._gather()
-            self._choose()
-        deadline_s = self._clock.monotonic_s() + self._order.deadline_s
+            self._choose(began_ms)
+        written = self._open.written
+        assert written is not None, "who is asked was chosen"
+        at_ms, now_s = now_ms(self._clock), self._clock.monotonic_s()
+        began_s = now_s - spent_s(written, now_ms=at_ms)
+        deadline_s = now_s + left_s(self._order, written, now_ms=at_ms)
         task = self._task(TaskKind.TRAIN, self._open.number, self._open.digest)
         asked = self._open.asked
         while not is_closable(asked, now_s=self._clock.monotonic_s(), deadline_s=deadline_s):
             self._ask(task, deadline_s)
-            left_s = max(deadline_s - self._clock.monotonic_s(), 0.0)
-            self._take(min(POLL_S, left_s))
-        self._close(started_s)
+            wait_s = max(deadline_s - self._clock.monotonic_s(), 0.0)
+            self._take(min(POLL_S, wait_s))
+        self._close(began_s)
 
     def _gather(self) -> None:
         """Wait until a Round may begin."""
@@ -203,7 +211,7 @@ class RoundLoop:
         present = self._fleet.present()
         return {device: present[device] for device in self._plan.devices if device in present}
 
-    def _choose(self) -> None:
+    def _choose(self, began_ms: int) -> None:
         """Decide who is asked, on the disk first; what is there already stays."""
         opened = self._open
         refused = opened.devices(Part.REFUSED)
@@ -216,8 +224,16 @@ class RoundLoop:
             busy=self._intake.busy(opened),
         )
         devices = tuple(sorted({*chosen, *refused, *opened.devices(Part.ANSWERED)}))
-        self._files.write_opened(Opened(round=opened.number, repeat=opened.repeat, devices=devices))
-        opened.choose(devices)
+        written = Opened(
+            round=opened.number,
+            repeat=opened.repeat,
+            devices=devices,
+            began_ms=began_ms,
+            deadline_ms=now_ms(self._clock) + round(1000 * self._order.deadline_s),
+            bytes_down=opened.bytes_down,
+        )
+        self._files.write_opened(written)
+        opened.choose(written)
         numbers = {
             "devices_asked": float(len(devices)),
             "weights_bytes": float(self._common.shared_bytes),
@@ -231,14 +247,19 @@ class RoundLoop:
         devices = to_ask_again(self._open.asked, present, now_s=now_s)
         if not devices:
             return
+        size_bytes = self._common.shared_bytes
+        written = self._open.written
+        assert written is not None, "who is asked was chosen"
+        bytes_down = self._open.bytes_down + size_bytes * len(devices)
+        self._files.write_opened(msgspec.structs.replace(written, bytes_down=bytes_down))
         ttl = ttl_s(self._order, left_s=deadline_s - now_s)
         for device, ask in self._fleet.ask(devices, task, self._common.shared, ttl_s=ttl).items():
             one = self._open.asked[device]
             one.part, one.connection, one.asked_s = Part.WAITED_FOR, present[device], now_s
             one.asks.append(ask)
-            self._open.bytes_down += self._common.shared_bytes
+            self._open.bytes_down += size_bytes
 
-    def _close(self, started_s: float) -> None:
+    def _close(self, began_s: float) -> None:
         """Close the Round if it counts; else have it repeated, or end the Job."""
         opened = self._open
         silent = self._silent()
@@ -253,10 +274,11 @@ class RoundLoop:
             self._events.write(*silent)
             self._too_few(why, counted_count=len(counted))
             return
+        self._pay()
         aggregate = opened.store.close()
         self._move(aggregate)
         verdicts = self._intake.decided(aggregate.verdicts, opened)
-        closed = self._closed(aggregate, self._clock.monotonic_s() - started_s)
+        closed = self._closed(aggregate, self._clock.monotonic_s() - began_s)
         closing = Closing(round=opened.number, events=(*silent, *verdicts, closed))
         self._files.write_closing(closing)
         self._common.checkpoint(opened.number)
@@ -283,6 +305,13 @@ class RoundLoop:
             for device, one in opened.asked.items()
             if one.part in (Part.WAITED_FOR, Part.OUT_OF_REACH)
         )
+
+    def _pay(self) -> None:
+        """Have the Round's privacy counted on the disk, where any is counted; rule 5."""
+        epsilon = self._common.pay()
+        if epsilon is not None:
+            paid = {"epsilon": epsilon}
+            self._events.write(self._events.make("privacy.paid", paid, number=self._open.number))
 
     def _closed(self, aggregate: Aggregate, seconds: float) -> JobEvent:
         """Return the event of the Round that was just closed."""

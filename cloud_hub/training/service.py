@@ -43,6 +43,7 @@ from cloud_hub.training.superlink import SuperLink
 from shared.clock import Clock, now_ms
 from shared.errors import IntegrityError, RefusedError, TransientError
 from shared.ids import NAME_CHARS_MAX, DeviceId, LineageId, ModelName, new_lineage_id
+from shared.plural import counted
 from shared.wire.report import LearningReport
 from shared.wire.target import LearningOrder
 
@@ -116,7 +117,7 @@ class TrainingService:
         )
         job = planned.record.job
         code = "job.submitted" if order.needs_approval else "job.approved"
-        text = f"{actor} asked {len(planned.devices)} devices to learn {order.model}."
+        text = f"{actor} asked {counted(len(planned.devices), 'device')} to learn {order.model}."
         with self._database.begin() as connection:
             if sql_jobs.count_open(connection) >= JOBS_OPEN_MAX:
                 raise RefusedError(

@@ -120,10 +120,9 @@ class ResultSettler:
         if progress is None or progress.rounds_done == 0:
             text = "No Round was closed: there are no new weights."
             return self._change(record, ResultEvent.NOTHING, code="", text=text)
-        data = self._folders.read_weights(job.job_id)
+        data = self._folders.read_weights(job.job_id, rounds_done=progress.rounds_done)
         if digest_weights(decode_weights(data)) != progress.weights_digest:
-            # The ServerApp was killed between the two: the weights are those of a whole Round.
-            log.warning("result.newer_than_progress", extra={"job": job.job_id})
+            log.warning("result.not_of_progress", extra={"job": job.job_id})
         base = self._checkpoints.get(job.checkpoint_id)
         kept = self._checkpoints.add_trained(
             base, data, origin=job.job_id, lineage_id=job.lineage_id

@@ -82,7 +82,7 @@ def confirm(row: FitRow, hint: FitHint, limits: PipelineLimits) -> str:
 
     Args: row: the hinted way to run the release, measured here.
     """
-    problem = _problem(row, limits) or _disagreement(row, limits)
+    problem = objection(row, limits)
     if problem:
         return f"{name_of(row)}: {problem}"
     slowest = hint.run_ms_p50 * CONFIRM_FACTOR
@@ -93,6 +93,11 @@ def confirm(row: FitRow, hint: FitHint, limits: PipelineLimits) -> str:
         f"{name_of(row)} takes {row.run_ms_p50:.3g} ms here, {hint.run_ms_p50:.3g} ms on "
         f"{hint.devices_count} devices of this hardware: more than {CONFIRM_FACTOR:g} times apart"
     )
+
+
+def objection(row: FitRow, limits: PipelineLimits) -> str:
+    """Return why a row by itself may not run under `limits`; empty if it may."""
+    return _problem(row, limits) or _disagreement(row, limits)
 
 
 def name_of(row: FitRow) -> str:
@@ -149,7 +154,7 @@ def _best(usable: Sequence[FitRow]) -> FitRow:
 
 
 def _why(best: FitRow, usable: Sequence[FitRow], baselines: Sequence[FitRow]) -> str:
-    text = f"{name_of(best)}: {best.items_per_s:.4g} items a second"
+    text = f"{name_of(best)}: {_rate_text(best.items_per_s)} items a second"
     if is_quantized(best.precision) and baselines:
         text += f", {_speedup(best, baselines):.2f} times as fast as fp32"
     most = max(row.items_per_s for row in usable)
@@ -175,3 +180,7 @@ def _none(rows: Sequence[FitRow], problems: dict[tuple[str, str, int], str]) -> 
 def _merged(reasons: Sequence[str]) -> tuple[str, ...]:
     """Return each reason once, short enough for a Report."""
     return tuple(reason[:TEXT_CHARS_MAX] for reason, _ in groupby(reasons))
+
+
+def _rate_text(items_per_s: float) -> str:
+    return f"{items_per_s:,.0f}" if items_per_s >= 100 else f"{items_per_s:.3g}"

@@ -181,7 +181,7 @@ class InferenceLoop:
         runner, prepare_ms = None, 0.0
         try:
             runner = pool.take()
-        except RefusedError as error:  # No room for another input
+        except (RefusedError, TransientError) as error:  # No room for another input
             ready = error
         if runner and pools.is_gating and isinstance(item, Frame):  # In order: not in the lane
             ready = _prepared(runner, item, is_gated=True)

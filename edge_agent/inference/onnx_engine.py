@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.inference.engine import Array, Node
-from edge_agent.inference.foreign_errors import first_line, is_out_of_memory, out_of_memory
+from edge_agent.inference.foreign_errors import (
+    first_line,
+    is_out_of_memory,
+    out_of_memory,
+    why_unloadable,
+)
 from shared.errors import RefusedError
 from shared.quiet_libraries import keep_libraries_quiet
 
@@ -103,7 +108,7 @@ def load_onnx_engine(path: Path, model: str) -> OnnxEngine:
             raise out_of_memory(model, error) from error
         raise RefusedError(
             "model.unloadable",
-            f"Cannot load {path.name}: {first_line(error)}.",
+            f"Cannot load {path.name}: {why_unloadable(error)}.",
             remedy="Export it as ONNX for onnxruntime's CPU provider.",
         ) from error
     runtime = f"onnxruntime {onnxruntime.__version__} {PROVIDER}"

@@ -1,7 +1,7 @@
 """WorkerSession: a model that runs in a process of its own.
 
 1. What a model does to its process (crash, run out of memory, never come back) costs the run in
-   flight; see process_supervision for how the next one is had.
+   flight; see process_watch for how the next one is had.
 2. A batch from `new_input` is seen by the worker where it lies; any other is copied once into a
    spare slot, and its outputs are copied out.
 3. A session that is let go of ends its worker, also without `close`.
@@ -19,7 +19,8 @@ import numpy as np
 
 from edge_agent.inference.engine import Array
 from edge_agent.inference.input_check import check_rows
-from edge_agent.inference.process_supervision import Supervision, WorkerLimits
+from edge_agent.inference.process_supervision import Supervision, child_starter
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import Clock
 from shared.errors import RefusedError
 from shared.model.spec import ModelSpec
@@ -97,14 +98,17 @@ class WorkerSession:
         )
 
     def new_input(self) -> Array:
-        """Return an array over shared memory. Raises RefusedError `worker.slots`."""
+        """Return an array over shared memory.
+
+        Raises RefusedError or TransientError `worker.slots`; see Slots.take.
+        """
         return self._slots.lend_input()
 
     def run(self, batch: Array) -> tuple[Array, ...]:
         """Return raw outputs; see ModelSession.
 
         Raises RefusedError `inference.failed`, `inference.input`, `worker.memory`,
-        `worker.crashed`, `worker.slots`; TransientError `worker.lost`.
+        `worker.crashed`, `worker.slots`; TransientError `worker.lost`, `worker.slots`.
         """
         slot = self._slots.find(batch)
         if slot is not None:
@@ -144,11 +148,12 @@ def start_worker(
 
     Raises RefusedError `model.unloadable`, `model.input_mismatch`, `inference.failed`,
     `inference.output`, `backend.missing`, `worker.memory`, `worker.stuck` or `worker.crashed`;
-    TransientError `worker.lost` (no process could be started).
+    TransientError `worker.lost` (no process could be started), `worker.slots` (no shared memory).
     """
-    supervision = Supervision(
-        MODULES[backend], path.absolute(), spec, limits=limits, threads=threads, clock=clock
+    start_child = child_starter(
+        MODULES[backend], path.absolute(), spec, limits=limits, threads=threads
     )
+    supervision = Supervision(start_child, spec, limits=limits, clock=clock)
     supervision.start()
     return WorkerSession(supervision)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_agent.inference import worker_messages as words
 from edge_agent.inference.shared_arrays import views
-from shared.errors import RefusedError
+from shared.errors import RefusedError, TransientError
 
 Array = NDArray[np.generic]
 
@@ -118,7 +118,11 @@ class Slots:
         return found[1] if found is not None and found[0]() is batch else None
 
     def take(self, rows: int) -> Slot:
-        """Return a spare slot of `rows` or more. Raises RefusedError `worker.slots`."""
+        """Return a spare slot of `rows` or more.
+
+        Raises RefusedError `worker.slots` (too many, too large), TransientError `worker.slots` (the
+        system gives none).
+        """
         with self._lock:
             for position, slot in enumerate(self._spare):
                 if slot.rows >= rows:
@@ -149,7 +153,15 @@ class Slots:
                 f"No more than {SLOTS_MAX} inputs of at most {SLOT_BYTES_MAX} bytes at a time.",
                 remedy="Run smaller batches.",
             )
+        room = max(OUTPUT_ROOM_BYTES, self._output_bytes_per_row * rows * OUTPUT_ROOM_FACTOR)
+        try:
+            slot = Slot(self._last_index + 1, shape, self.dtype, output_bytes=room)
+        except OSError as error:
+            raise TransientError(
+                "worker.slots",
+                f"There is no memory to be shared with the model's process: {error.strerror}.",
+                remedy="Look at the limits of open files, file sizes and memory of the agent.",
+            ) from error
         self._made_count += 1
         self._last_index += 1
-        room = max(OUTPUT_ROOM_BYTES, self._output_bytes_per_row * rows * OUTPUT_ROOM_FACTOR)
-        return Slot(self._last_index, shape, self.dtype, output_bytes=room)
+        return slot

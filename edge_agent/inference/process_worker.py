@@ -13,16 +13,16 @@ Arguments: control descriptor, lane descriptors with commas, the agent's process
 model's name and its file.
 """
 
-import ctypes
 import mmap
 import os
 import resource
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -31,8 +31,7 @@ from edge_agent.inference.engine import Array, Engine, LoadEngine
 from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
 from edge_agent.inference.shared_arrays import views
 from shared.errors import RefusedError
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from shared.process_parent import end_with_thread
 
 
 class _Slot:
@@ -64,7 +63,8 @@ class _Slot:
             if self._output_offset + size > len(self._block):
                 return None
             found = views(self._block, layout, offsets, self._output_offset)
-            self._outputs[packet] = found
+            if len(self._outputs) < words.OUTPUTS_MAX:  # Shapes may differ with every run
+                self._outputs[packet] = found
         return found
 
 
@@ -85,8 +85,8 @@ class _Lane:
                     self._run(*words.parse_run(packet))
                 else:
                     self._attach(words.parse_json(packet))
-        except OSError:
-            pass
+        except OSError as error:
+            _end_saying(f"A lane ended: {error}")
         finally:
             os._exit(0)  # See rule 1: other threads may be within a model
 
@@ -140,7 +140,7 @@ def serve(load: LoadEngine, arguments: Sequence[str]) -> None:
     """Run the model that the arguments name until the agent is gone; does not return."""
     control_text, lanes_text, parent, bytes_max, model, path = arguments
     control = socket.socket(fileno=int(control_text))
-    _end_with(int(parent))
+    end_with_thread(int(parent))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = _data_bytes() + int(bytes_max)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -170,11 +170,11 @@ def _answer(control: socket.socket, actions: dict[bytes, Callable[[], None]]) ->
     os._exit(0)
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when the agent's thread that started it is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It went before that
-        os._exit(0)
+def _end_saying(text: str) -> NoReturn:
+    """End the process, with last words for the agent's log if it is still there."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode())
+    os._exit(1)
 
 
 def _data_bytes() -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.process_session import Backend, start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
 from edge_agent.inference.procfs_memory import memory_total_bytes
 from edge_agent.inference.session import ModelSession
 from edge_agent.inference.settings import InferenceSettings, Isolation
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import Clock
 from shared.model.spec import ModelSpec
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from shared.clock import Clock
 from shared.durable_file import make_folder, sync_folder, write_durably, write_failed
 from shared.errors import RefusedError
+from shared.pipeline.sinks import ClipSinkSettings, SnapshotSinkSettings
 
 OURS = re.compile(r"^\d{8}T\d{6}\.\d{3}Z_")
 HALF_WRITTEN = re.compile(r"^\.\d{8}T\d{6}\.\d{3}Z_.*(\.[0-9a-f]{8}\.tmp|\.tmp\.[a-z0-9]+)$")
@@ -164,6 +165,24 @@ class CappedFolder:
         kept = self._kept.popleft()
         (self.path / kept.name).unlink(missing_ok=True)
         self._size -= kept.size
+
+
+def folder_for(
+    settings: SnapshotSinkSettings | ClipSinkSettings,
+    pipeline: str,
+    *,
+    suffixes: Collection[str],
+    clock: Clock,
+) -> CappedFolder:
+    """Return the folder of a pipeline's files of one kind, as its settings say."""
+    return CappedFolder(
+        Path(settings.path) / pipeline,
+        suffixes=suffixes,
+        bytes_max=settings.bytes_max,
+        age_s_max=settings.age_s_max,
+        free_bytes_min=settings.free_bytes_min,
+        clock=clock,
+    )
 
 
 def name_for(captured_ms: int, pipeline: str, labels: Sequence[str], *, suffix: str) -> str:

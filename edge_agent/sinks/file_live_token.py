@@ -12,12 +12,17 @@ TOKEN_BYTES = 32
 READABLE_BY_OTHERS = 0o077
 
 
+def live_token_path(path: str, *, folder: Path) -> Path:
+    """Return where the token is: at `path`; empty: in `folder`."""
+    return Path(path) if path else folder / TOKEN_NAME
+
+
 def load_live_token(path: str, *, folder: Path) -> str:
     """Return the token in the file at `path`; empty: in one in `folder`, made if it is missing.
 
     Raises RefusedError `live.token`, or TransientError `disk.write_failed`.
     """
-    file = Path(path) if path else folder / TOKEN_NAME
+    file = live_token_path(path, folder=folder)
     if not path:
         create_durably(file, f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode(), mode=0o600)
     try:

@@ -57,7 +57,7 @@ class LiveServer:
             raise RefusedError(
                 "live.port",
                 f"The live view cannot use {settings.host}:{settings.port}: {error}.",
-                remedy="Give [live] another host or port.",
+                remedy="Give it another port, or end what has this one.",
             ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="live-view"

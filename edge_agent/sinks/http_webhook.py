@@ -18,7 +18,6 @@ import logging
 import secrets
 import ssl
 import threading
-from collections import deque
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -29,11 +28,11 @@ import msgspec
 
 from edge_agent.decisions.decision import Decision, ItemResult
 from edge_agent.sinks.due import Due
+from edge_agent.sinks.queued_sink import QueuedSink
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.link.ssl_client import make_client_tls
 from shared.pipeline.sinks import WebhookSinkSettings
-from shared.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -61,50 +60,23 @@ class _Answer:
     retry_after: str
 
 
-class WebhookSink:
+class WebhookSink(QueuedSink[_Letter]):
     """See the rules above. Called by the pipeline's thread; owns one thread."""
 
     def __init__(self, settings: WebhookSinkSettings, *, device: str, clock: Clock) -> None:
         """Connect to nothing yet."""
-        self._settings, self._device, self._clock = settings, device, clock
+        super().__init__(
+            "webhook-sink", waiting_max=settings.queue_max, close_s_max=CLOSE_S_MAX, clock=clock
+        )
+        self._settings, self._device = settings, device
         url = urlsplit(settings.url)
         self._url = url
         self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        self._name = url.hostname or ""  # All of the address that is ever logged
+        self._host = url.hostname or ""  # All of the address that is ever logged
         self._run_id = secrets.token_hex(8)  # Items are counted from 0 again after a restart
         self._count = 0
         self._due = Due(settings.which, settings.repeat_s)
-        self._lock = threading.Lock()  # Of the two below
-        self._queue: deque[_Letter] = deque()
-        self._lost_count = 0
-        self._wake = threading.Event()
-        self._standing = ""
         self._connection: http.client.HTTPConnection | None = None
-        self._worker = Worker("webhook-sink", self._run, clock=clock)
-
-    @property
-    def lost_count(self) -> int:
-        """How many decisions were dropped: refused, too old, or without room."""
-        return self._lost_count
-
-    @property
-    def standing(self) -> str:
-        """Why the last attempt failed; empty: it did not."""
-        return self._standing
-
-    def start(self) -> None:
-        """Start the thread; returns at once."""
-        self._worker.start()
-
-    def close(self) -> None:
-        """Try once to tell what is left, for CLOSE_S_MAX at most; the rest is lost."""
-        self._worker.request_stop()
-        self._wake.set()
-        if self._worker.is_alive:
-            self._worker.stop(seconds_max=CLOSE_S_MAX)
-        with self._lock:
-            self._lost_count += len(self._queue)
-            self._queue.clear()
 
     def __call__(self, result: ItemResult) -> None:
         """Queue `result` if it is a Decision that is due."""
@@ -116,12 +88,7 @@ class WebhookSink:
         self._count += 1
         key = f"{self._run_id}-{self._count}"
         body = msgspec.json.encode({"device": self._device, "id": key, "decision": result})
-        with self._lock:
-            self._queue.append(_Letter(key, body, now_s))
-            if len(self._queue) > self._settings.queue_max:
-                self._queue.popleft()
-                self._lost_count += 1
-        self._wake.set()
+        self._put(_Letter(key, body, now_s))
 
     # The sink's own thread.
 
@@ -131,8 +98,7 @@ class WebhookSink:
             while not stop.is_set():
                 letter = self._oldest()
                 if letter is None:
-                    self._clock.wait(self._wake, PASS_S)
-                    self._wake.clear()
+                    self._wait(PASS_S)
                 elif (again_s := self._deliver(letter, backoff)) is not None:
                     self._clock.wait(stop, again_s)
             self._finish(backoff)
@@ -150,10 +116,10 @@ class WebhookSink:
         """Return what is to be told next, after dropping what is too old."""
         age_s_max, now_s = self._settings.age_s_max, self._clock.monotonic_s()
         with self._lock:
-            while self._queue and age_s_max and now_s - self._queue[0].at_s > age_s_max:
-                self._queue.popleft()
+            while self._waiting and age_s_max and now_s - self._waiting[0].at_s > age_s_max:
+                self._waiting.popleft()
                 self._lost_count += 1
-            return self._queue[0] if self._queue else None
+            return self._waiting[0] if self._waiting else None
 
     def _deliver(self, letter: _Letter, backoff: Backoff) -> float | None:
         """Try once. Return None if `letter` is done with, else after how long to try again."""
@@ -177,8 +143,8 @@ class WebhookSink:
 
     def _done(self, letter: _Letter, *, is_lost: bool) -> None:
         with self._lock:
-            if self._queue and self._queue[0] is letter:  # Else it was pushed out, and counted
-                self._queue.popleft()
+            if self._waiting and self._waiting[0] is letter:  # Else it was pushed out, and counted
+                self._waiting.popleft()
                 self._lost_count += is_lost
 
     def _post(self, letter: _Letter) -> _Answer:
@@ -220,9 +186,9 @@ class WebhookSink:
     def _tell(self, reason: str) -> None:
         """Keep why it does not work; logged when it is another reason."""
         if reason and reason != self._standing:
-            log.warning("webhook.failed", extra={"host": self._name, "detail": reason})
+            log.warning("webhook.failed", extra={"host": self._host, "detail": reason})
         elif self._standing and not reason:
-            log.info("webhook.works", extra={"host": self._name})
+            log.info("webhook.works", extra={"host": self._host})
         self._standing = reason
 
 

@@ -9,30 +9,25 @@
    and costs clips (counted), never items.
 """
 
-import logging
-import queue
 import threading
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.decisions.decision import Decision, ItemResult
-from edge_agent.sinks.file_cap import CappedFolder, name_for
+from edge_agent.sinks.file_cap import folder_for, name_for
 from edge_agent.sinks.opencv_clip_writer import SUFFIXES, ClipWriter, find_encoding
 from edge_agent.sinks.opencv_drawing import draw_outcome, encode_jpeg
 from edge_agent.sinks.overlay import NO_OVERLAY, Overlay
 from edge_agent.sinks.picking import seen_labels
+from edge_agent.sinks.queued_sink import QueuedSink
 from edge_agent.sources.item import Frame, Item
 from shared.clock import Clock
 from shared.errors import RefusedError, TransientError
 from shared.pipeline.sinks import ClipSinkSettings
-from shared.worker import Worker
-
-log = logging.getLogger(__name__)
 
 QUEUE_MAX = 8
 PASS_S = 0.25
@@ -70,7 +65,7 @@ class _Clip:
     checked_s: float  # When the disk was looked at last
 
 
-class ClipSink:
+class ClipSink(QueuedSink[_Shot]):
     """See the rules above. Called by the pipeline's thread; owns one thread."""
 
     def __init__(
@@ -82,46 +77,17 @@ class ClipSink:
         overlay: Overlay = NO_OVERLAY,
     ) -> None:
         """Touch nothing yet."""
-        self._settings, self._pipeline = settings, pipeline
-        self._clock, self._overlay = clock, overlay
-        self._folder = CappedFolder(
-            Path(settings.path) / pipeline,
-            suffixes=SUFFIXES,
-            bytes_max=settings.bytes_max,
-            age_s_max=settings.age_s_max,
-            free_bytes_min=settings.free_bytes_min,
-            clock=clock,
+        super().__init__(
+            f"clips-{pipeline}", waiting_max=QUEUE_MAX, close_s_max=CLOSE_S_MAX, clock=clock
         )
-        self._shots: queue.Queue[_Shot] = queue.Queue(QUEUE_MAX)
+        self._settings, self._pipeline, self._overlay = settings, pipeline, overlay
+        self._folder = folder_for(settings, pipeline, suffixes=SUFFIXES, clock=clock)
         self._shot_s: float | None = None
         self._labels: dict[str, None] = {}  # Seen since the last shot, in order
         self._held: deque[_Held] = deque()
         self._held_bytes = 0
         self._clip: _Clip | None = None
         self._encoding: tuple[str, str] | None = None
-        self._lost_count = 0
-        self._standing = ""
-        self._worker = Worker(f"clips-{pipeline}", self._run, clock=clock)
-
-    @property
-    def lost_count(self) -> int:
-        """How much was lost: frames without room in the queue, clips without room on the disk."""
-        return self._lost_count
-
-    @property
-    def standing(self) -> str:
-        """Why something was lost last; empty: a clip was written since."""
-        return self._standing
-
-    def start(self) -> None:
-        """Start the thread; returns at once."""
-        self._worker.start()
-
-    def close(self) -> None:
-        """End the clip that runs, within CLOSE_S_MAX."""
-        self._worker.request_stop()
-        if self._worker.is_alive:
-            self._worker.stop(seconds_max=CLOSE_S_MAX)
 
     def __call__(self, result: ItemResult, item: Item) -> None:
         """Note what is seen, and copy the frame if one is due."""
@@ -134,25 +100,25 @@ class ClipSink:
         if self._shot_s is not None and now_s - self._shot_s < period_s:
             return
         self._shot_s = now_s
-        if self._shots.full():  # Before the copy: it is what costs
+        if not self._has_room():  # Before the copy: it is what costs
             self._lose("the processor or the disk is too slow")
             return
-        self._shots.put_nowait(_Shot(item.pixels.copy(), result, tuple(self._labels), now_s))
+        self._put(_Shot(item.pixels.copy(), result, tuple(self._labels), now_s))
         self._labels.clear()
 
     # The sink's own thread.
 
     def _run(self, stop: threading.Event) -> None:
         try:
-            while not (stop.is_set() and self._shots.empty()):
-                try:
-                    self._take(self._shots.get(timeout=PASS_S))
-                except queue.Empty:
+            while not self._is_over(stop):
+                if (shot := self._take(PASS_S)) is not None:
+                    self._film(shot)
+                else:
                     self._end_if_over(self._clock.monotonic_s())
         finally:
             self._end(self._clock.monotonic_s())
 
-    def _take(self, shot: _Shot) -> None:
+    def _film(self, shot: _Shot) -> None:
         self._end_if_over(shot.at_s)
         picture = draw_outcome(
             shot.pixels,
@@ -225,8 +191,8 @@ class ClipSink:
         clip, self._clip = self._clip, None
         if clip is None:
             return
-        clip.writer.close(at_s)
         try:
+            clip.writer.close(at_s)
             self._folder.finish(clip.name)
             self._standing = ""
         except (RefusedError, TransientError) as error:
@@ -237,12 +203,6 @@ class ClipSink:
             return
         clip.checked_s = now_s
         try:
-            self._folder.make_room(clip.writer.path.stat().st_size, is_written=True)
+            self._folder.make_room(clip.writer.written_path.stat().st_size, is_written=True)
         except (RefusedError, TransientError, OSError):
             self._end(now_s)  # Tells what of it is lost
-
-    def _lose(self, reason: str) -> None:
-        if not self._standing:
-            log.warning("clips.lost", extra={"pipeline": self._pipeline, "detail": reason})
-        self._lost_count += 1
-        self._standing = reason

@@ -83,11 +83,6 @@ class SinkSet:
             if isinstance(sink, Counting)
         )
 
-    @property
-    def lost_count(self) -> int:
-        """How much all of them lost since the start."""
-        return sum(standing.lost_count for standing in self.standings())
-
 
 def open_sinks(
     settings: PipelineSettings,

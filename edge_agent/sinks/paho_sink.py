@@ -16,8 +16,6 @@
 """
 
 import logging
-import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -37,6 +35,7 @@ from edge_agent.sinks.mqtt_states import StateBoard
 from edge_agent.sinks.mqtt_topics import OFFLINE, ONLINE, State, base_topic, safe
 from shared.backoff import Backoff
 from shared.clock import Clock
+from shared.link.paho_socket import set_no_delay
 from shared.link.ssl_client import make_client_tls
 from shared.pipeline.sinks import MqttSinkSettings
 from shared.worker import Worker
@@ -107,7 +106,7 @@ class PahoSink:
 
     @property
     def lost_count(self) -> int:
-        """How many decisions found no room while the broker was away, or were no JSON."""
+        """How many decisions found no room while the broker was away, or were left at the end."""
         return self._lost_count
 
     @property
@@ -129,6 +128,9 @@ class PahoSink:
         self._wake.set()
         if self._worker.is_alive and not self._worker.stop(seconds_max=CLOSE_S_MAX):
             log.warning("mqtt_sink.close_timeout", extra={"host": self._settings.host})
+        with self._lock:
+            self._lost_count += len(self._decisions)
+            self._decisions.clear()
 
     def __call__(self, result: ItemResult) -> None:
         """Note `result` if it is a Decision."""
@@ -317,7 +319,7 @@ class PahoSink:
             client.username_pw_set(settings.username, _password(settings.password_file))
         if settings.ca_file:
             client.tls_set_context(make_client_tls(settings.ca_file))
-        client.on_socket_open = _set_no_delay
+        client.on_socket_open = set_no_delay
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -383,9 +385,3 @@ def _password(path: str) -> str | None:
     if len(text) > PASSWORD_CHARS_MAX:
         raise ValueError(f"{path} is over {PASSWORD_CHARS_MAX} characters")
     return text
-
-
-def _set_no_delay(_client: paho.Client, _userdata: object, connection: object) -> None:
-    """Send small packets at once: with Nagle's algorithm a round trip at QoS 1 takes 83 ms."""
-    if isinstance(connection, socket.socket | ssl.SSLSocket):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,16 +6,25 @@
 2. Between two tries it waits with backoff; only an item resets the backoff, so that a stream
    that opens and gives nothing is not asked in a tight loop.
 3. An interruption is logged once when it begins and once when it is over, not at every try.
+4. Where a taker is waited for, no item is read before there is one, so that none is captured long
+   before it can be taken; the source is opened meanwhile, which tells what is wrong with it.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from edge_agent.sources.item import Item
-from edge_agent.sources.mailbox import Mailbox
-from edge_agent.sources.source import CountingSource, LiveSource, Source
+from edge_agent.sources.mailbox import STOP_CHECK_S, Mailbox
+from edge_agent.sources.source import (
+    CountingSource,
+    LiveSource,
+    Resized,
+    ResizingSource,
+    Source,
+)
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import ContractError, TransientError
@@ -54,14 +63,32 @@ class CaptureStatus:
 class CaptureLoop:
     """See the rules above. `run` in a thread of its own; `status` from any."""
 
-    def __init__(self, source: Source, mailbox: Mailbox, clock: Clock, *, name: str = "") -> None:
-        """Args: `name` is the pipeline's, for the log."""
+    def __init__(
+        self,
+        source: Source,
+        mailbox: Mailbox,
+        clock: Clock,
+        *,
+        name: str = "",
+        wait_for_taker: Callable[[float], bool] | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            source: what is captured.
+            mailbox: where its items go.
+            clock: for pauses between tries.
+            name: the pipeline's, for the log.
+            wait_for_taker: waits at most so many seconds for somebody who takes items; returns
+                whether there is one. None: items are read whether or not. See rule 4.
+        """
         self._source = source
         # Asked once: the answer looks up every member of the Protocol, 30 us for each item.
         self._live = source if isinstance(source, LiveSource) else None
         self._mailbox = mailbox
         self._clock = clock
         self._name = name
+        self._wait_for_taker = wait_for_taker
         self._status = CaptureStatus(CaptureState.STARTING)
         self._interruptions_count = 0
 
@@ -82,6 +109,12 @@ class CaptureLoop:
         if not isinstance(source, CountingSource):
             return 0, 0
         return source.lost_messages_count, source.bad_messages_count
+
+    @property
+    def resized(self) -> Resized:
+        """Return how often the source's pictures changed their size."""
+        source = self._source
+        return source.resized if isinstance(source, ResizingSource) else Resized()
 
     def run(self, stop: threading.Event) -> None:
         """Capture until `stop` is set or the source ends or fails."""
@@ -115,6 +148,10 @@ class CaptureLoop:
                 return
 
     def _read(self, stop: threading.Event) -> Item | None:
+        if self._wait_for_taker is not None:
+            while not self._wait_for_taker(STOP_CHECK_S):
+                if stop.is_set():
+                    return None
         if self._live is not None:
             return self._live.read_wanted(stop, self._is_wanted)
         return self._source.read(stop)

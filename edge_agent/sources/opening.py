@@ -8,7 +8,8 @@ from edge_agent.sources.modbus_source import ModbusSource
 from edge_agent.sources.opencv_files import FolderSource, VideoSource
 from edge_agent.sources.opencv_live import CameraSource, StreamSource
 from edge_agent.sources.opencv_setup import set_up_opencv
-from edge_agent.sources.paho_source import MqttSensorsSource, MqttSource, MqttTextSource
+from edge_agent.sources.paho_sensors_source import MqttSensorsSource
+from edge_agent.sources.paho_source import MqttSource, MqttTextSource
 from edge_agent.sources.procfs_source import HostSource
 from edge_agent.sources.source import Source
 from shared.clock import Clock

@@ -12,6 +12,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from edge_agent.sources.item import Item
@@ -67,4 +68,22 @@ class CountingSource(Source, Protocol):
     @property
     def bad_messages_count(self) -> int:
         """Return how many could not be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """How often a source's pictures changed their size."""
+
+    count: int = 0  # Since it was made
+    size: str = ""  # What it is since the last time: "640x480"
+
+
+@runtime_checkable
+class ResizingSource(Source, Protocol):
+    """A source whose pictures may change their size while it is open: opencv_live.py."""
+
+    @property
+    def resized(self) -> Resized:
+        """Return how often that happened."""
         ...

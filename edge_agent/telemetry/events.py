@@ -1,13 +1,13 @@
 """Events: what an operator wants to hear, told from how things stand. Pure.
 
-1. A source (lost, failed, ended, back), a pipeline's inference (failing, recovered), the disk (low,
-   enough) and the outbox (dropping) each are a subject with a condition. A condition other than
-   the one that was told last is told.
+1. A source (lost, stalled, failed, ended, back), its picture (frozen, moving again), a pipeline's
+   inference (failing, recovered), the disk (low, enough) and the outbox (dropping) each are a
+   subject with a condition. A condition other than the one that was told last is told.
 2. A subject that comes and goes is told at most EVENTS_MAX times in EVENTS_S: after that the hub
    is told how it stands when there is room again, and how often it changed until then.
-3. What is only counted (messages that a sensor source lost or could not read, records that the
-   outbox dropped, how often a model's process was started again) is told when it rises, at most
-   once in COUNTS_S, with how many in all.
+3. What is only counted (messages that a sensor source lost or could not read, how often a picture
+   changed its size, records that the outbox dropped, how often a model's process was started
+   again) is told when it rises, at most once in COUNTS_S, with how many in all.
 4. A release that was refused or undone is told once. What a process finds so when it starts was
    told by the one before; what it finds being undone was not.
 
@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge_agent.sources.capture import CaptureState, CaptureStatus
+from edge_agent.sources.capture import STALLED_CODE, CaptureState, CaptureStatus
+from edge_agent.sources.source import Resized
 from edge_agent.telemetry.numbers import WorkerNumbers
 from shared.wire.records import EventRecord, HostRecord
 from shared.wire.report import Failure, ModelReport, UpdateState
@@ -28,6 +29,8 @@ EVENTS_S = 600.0
 COUNTS_S = 600.0
 TEXT_CHARS_MAX = 2000
 GOOD = "good"
+LOST_CODE = "source.lost"
+AWAY_CODES = (LOST_CODE, STALLED_CODE)
 DISK = ("disk", "")
 OUTBOX = ("outbox.dropping", "")
 DISK_ENOUGH_FACTOR = 1.25  # Free space must rise this far above the limit to be enough again
@@ -42,6 +45,8 @@ class PipelineStanding:
     failing: str  # Why inference fails now; empty if it does not
     messages_lost: int  # By a sensor source that ran over, since the start
     messages_bad: int  # That it could not read
+    resized: Resized = field(default_factory=Resized)  # Its pictures, since the start
+    is_frozen: bool = False  # Its picture does not change any more
 
 
 @dataclass(slots=True)
@@ -104,6 +109,14 @@ class OperatorEvents:
                     ("source.payload", name),
                     standing.messages_bad,
                     f"Pipeline {name} could not read {{count}} of its sensor's messages.",
+                    now_s,
+                ),
+                self._of_picture(standing, now_s),
+                self._risen(
+                    ("source.resized", name),
+                    standing.resized.count,
+                    f"The pictures of pipeline {name} changed their size, {{count}} times so far; "
+                    f"it is {standing.resized.size} now.",
                     now_s,
                 ),
             ]
@@ -173,7 +186,7 @@ class OperatorEvents:
                 return self._changed(subject, "source.back", text, now_s, is_good=True)
             case CaptureState.RECONNECTING | CaptureState.STALLED:
                 text = f"Pipeline {name}: {source.detail}"
-                return self._changed(subject, "source.lost", text, now_s)
+                return self._changed(subject, self._away_code(subject, source), text, now_s)
             case CaptureState.FAILED:
                 text = f"Pipeline {name} has stopped: {source.detail}"
                 return self._changed(subject, "source.failed", text, now_s)
@@ -182,6 +195,24 @@ class OperatorEvents:
                 return self._changed(subject, "source.ended", text, now_s)
             case CaptureState.STARTING | CaptureState.STOPPED:
                 return None
+
+    def _away_code(self, key: tuple[str, str], source: CaptureStatus) -> str:
+        """Return how it went away: what each try to get it back says is no news."""
+        subject = self._subjects.get(key)
+        if subject is not None and subject.seen in AWAY_CODES:
+            return subject.seen
+        return STALLED_CODE if source.state is CaptureState.STALLED else LOST_CODE
+
+    def _of_picture(self, standing: PipelineStanding, now_s: float) -> EventRecord | None:
+        """Return nothing while no picture comes: then there is none that stands still."""
+        name, subject = standing.pipeline, ("picture", standing.pipeline)
+        if standing.source.state is not CaptureState.RUNNING:
+            return None
+        if standing.is_frozen:
+            text = f"The picture of pipeline {name} does not change any more: does its camera hang?"
+            return self._changed(subject, "source.frozen", text, now_s)
+        text = f"The picture of pipeline {name} changes again."
+        return self._changed(subject, "source.moving_again", text, now_s, is_good=True)
 
     def _of_inference(self, name: str, failing: str, now_s: float) -> EventRecord | None:
         subject = ("inference", name)

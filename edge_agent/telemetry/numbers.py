@@ -35,6 +35,7 @@ class PipelineNumbers(msgspec.Struct, frozen=True, kw_only=True):
     items_per_s: float  # Decided
     stages: dict[str, StageTimes]
     sinks_lost: int  # What sinks could not tell
+    lost_by_sink: dict[str, int] = {}  # Those that lost anything: "webhook", "webhook 2"
     sinks: tuple[str, ...] = ()  # Why one cannot do its work just now
 
 
@@ -80,6 +81,7 @@ class WorkerNumbers(msgspec.Struct, frozen=True, kw_only=True):
     restarts_count: int
     last_cause: str  # Of the last restart; empty before
     rss_bytes: int
+    cpu_share: float = 0.0  # Of one core, since the last reading
 
 
 class AgentNumbers(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from shared.wire.records import HostRecord
 PROC = Path("/proc")
 THERMAL = Path("/sys/class/thermal")
 ZONES_MAX = 32
+PROCESSES_MAX = 256
 CPU_SHARE_MAX = 1024.0  # The wire's, as are the bounds of a temperature
 TEMPERATURE_C_MIN = -100.0
 TEMPERATURE_C_MAX = 300.0
@@ -47,11 +48,7 @@ class ProcfsHost:
 
     def _read_cpu_s(self) -> float:
         """Return processor time of this process, all threads, in seconds."""
-        text = _read(self._proc / "self" / "stat")
-        fields = text.rpartition(")")[2].split()
-        if len(fields) <= _STIME:
-            return 0.0
-        return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_s(self._proc / "self")
 
     def _read_rss_bytes(self) -> int:
         fields = _read(self._proc / "self" / "statm").split()
@@ -69,6 +66,33 @@ class ProcfsHost:
         zones = sorted(self._thermal.glob("thermal_zone*/temp"))[:ZONES_MAX]
         readings = [t for t in (_celsius(_read(zone)) for zone in zones) if t is not None]
         return max(readings, default=None)
+
+
+class ProcfsCpu:
+    """Reads how much of a core other processes took since the last reading. Not thread-safe."""
+
+    def __init__(self, clock: Clock, *, proc: Path = PROC) -> None:
+        self._clock, self._proc = clock, proc
+        self._read: dict[int, tuple[float, float]] = {}  # By pid: when, and its processor time
+
+    def share(self, pid: int) -> float:
+        """Return the share since the last call for this process; 0 the first time."""
+        now_s, cpu_s = self._clock.monotonic_s(), _cpu_s(self._proc / str(pid))
+        if pid not in self._read and len(self._read) >= PROCESSES_MAX:
+            self._read.pop(next(iter(self._read)))  # The one first seen; most likely gone
+        before_s, before_cpu_s = self._read.get(pid, (now_s, cpu_s))
+        self._read[pid] = now_s, cpu_s
+        window_s = now_s - before_s
+        share = (cpu_s - before_cpu_s) / window_s if window_s > 0 else 0.0
+        return min(max(share, 0.0), CPU_SHARE_MAX)
+
+
+def _cpu_s(process: Path) -> float:
+    """Return a process's processor time, all threads, in seconds; 0 if there is none."""
+    fields = _read(process / "stat").rpartition(")")[2].split()
+    if len(fields) <= _STIME:
+        return 0.0
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
 
 
 def _celsius(text: str) -> float | None:

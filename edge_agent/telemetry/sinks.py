@@ -36,6 +36,8 @@ class ItemCounts:
     items_dropped: int
     items_gated: int | None = None  # None: there is no gate
     stages: Mapping[str, StageTimes] = field(default_factory=dict)  # Of the last items
+    sinks_lost: int = 0  # By all sinks that run now
+    worker_rss_bytes: int | None = None  # Now; None: no process runs its model
 
 
 class HubSink:
@@ -131,6 +133,8 @@ class WindowSink:
                 items_dropped=self._told.items_dropped - before.items_dropped,
                 items_gated=_since(before.items_gated, self._told.items_gated),
                 stages=self._told.stages,
+                sinks_lost=self._told.sinks_lost - before.sinks_lost,
+                worker_rss_bytes=self._told.worker_rss_bytes,
             )
         )
 

@@ -92,6 +92,8 @@ class TelemetryWindow:
         items_dropped: int,
         items_gated: int | None = None,
         stages: Mapping[str, StageTimes] = MappingProxyType({}),
+        sinks_lost: int = 0,
+        worker_rss_bytes: int | None = None,
     ) -> TelemetryRecord:
         """Return what the window holds, told over the time since `started_s`."""
         latencies_ms = [latency_ms for latency_ms, _ in self._sample]
@@ -117,6 +119,8 @@ class TelemetryWindow:
             labels=dict(self._labels),
             items_gated=UNSET if items_gated is None else max(0, items_gated),
             stages={name: _bounded_times(times) for name, times in stages.items()} or UNSET,
+            sinks_lost=max(0, sinks_lost) or UNSET,
+            worker_rss_bytes=UNSET if worker_rss_bytes is None else worker_rss_bytes,
         )
 
 

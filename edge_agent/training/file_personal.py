@@ -1,13 +1,14 @@
 """Personal parameters of each model: what never leaves the device, kept from Round to Round.
 
 1. Counters (BatchNorm's) are kept with them. A file that does not fit the network is as none.
-2. One file for each model, written whole, MODELS_MAX by the settings.
+2. One file for each model, written whole, MODELS_MAX by the settings. What a kill left half
+   written goes with the next write.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared.durable_file import make_private_folder, write_durably
+from shared.durable_file import make_private_folder, write_durably, write_failed
 from shared.errors import ContractError
 from shared.model.weights import Array, decode_weights, encode_weights
 
@@ -38,7 +39,16 @@ class FilePersonal:
     def write(self, model: str, arrays: Mapping[str, Array]) -> None:
         """Keep a model's personal arrays. Raises TransientError `disk.write_failed`."""
         make_private_folder(self._folder)
+        self._sweep()
         write_durably(self._path(model), encode_weights(arrays), mode=MODE)
+
+    def _sweep(self) -> None:
+        """Remove temporary files of a crash; one task at a time writes here."""
+        try:
+            for leftover in self._folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_failed(self._folder, error) from error
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{model}.npz"

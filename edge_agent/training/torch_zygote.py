@@ -12,7 +12,6 @@ Run as `python -m edge_agent.training.torch_zygote FOLDER DESCRIPTOR`, by warm_t
 4. The kernel kills the child when the zygote ends, and the zygote when its starter does.
 """
 
-import ctypes
 import os
 import resource
 import select
@@ -32,9 +31,9 @@ from edge_agent.training.warm_training import KILL, PACKET_BYTES_MAX, READY, RUN
 from shared.errors import ContractError, IsthmusError
 from shared.learning.task import LearningTask, decode_task
 from shared.model.weights import Array, decode_weights
+from shared.process_parent import end_with_thread
 
 NICE = 10
-PR_SET_PDEATHSIG = 1  # prctl(2)
 HEAD_BYTES = 8
 RESULT_BYTES_MAX = 16 * 1024
 TEXT_MAX = 1000
@@ -43,7 +42,7 @@ TEXT_MAX = 1000
 def main() -> None:
     """Serve until the other side closes."""
     folder, descriptor = Path(sys.argv[1]), int(sys.argv[2])
-    _end_with_parent()
+    end_with_thread(os.getppid())  # Where that is gone already, the channel is at its end
     order = msgspec.json.decode((folder / ORDER).read_bytes(), type=NodeOrder)
     torch.set_num_threads(order.settings.threads)
     with socket.socket(fileno=descriptor) as channel:
@@ -84,12 +83,11 @@ def _fork(channel: socket.socket, task: int, folder: Path, order: NodeOrder) -> 
     try:
         os.close(result)
         channel.close()
-        _end_with_parent()
-        if os.getppid() == parent:
-            os.nice(NICE)
-            _limit_memory(order.settings.memory_bytes_max)
-            os.write(writing, msgspec.json.encode(_work(task, folder, order)))
-            code = 0
+        end_with_thread(parent)
+        os.nice(NICE)
+        _limit_memory(order.settings.memory_bytes_max)
+        os.write(writing, msgspec.json.encode(_work(task, folder, order)))
+        code = 0
     finally:
         os._exit(code)
 
@@ -142,10 +140,6 @@ def _limit_memory(bytes_max: int) -> None:
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = mapped + bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from edge_agent.inference.active_model import ActiveModel
 from edge_agent.updates.journal import (
     Journal,
     SettledRelease,
+    condemn,
     failure_for,
     move,
     quarantined,
@@ -135,7 +136,7 @@ class Changeover:
             },
         )
         try:
-            self._steps.take(move(self._steps.journal, event, failure=failure))
+            self._steps.take(condemn(self._steps.journal, event, failure))
         except TransientError:
             # The journal says TRIAL, which a restart undoes as well. Write UNDOING later.
             if self._trial is not None:
@@ -161,7 +162,7 @@ class Changeover:
         self._swap_back()
         self._trial = self.candidate = None
         failure, settled = self._steps.journal.failure, self._steps.journal.settled
-        if failure is not None:
+        if failure is not None and self._steps.attempt.refit is None:
             failure = msgspec.structs.replace(failure, undo_ms=self.undo_ms)
         journal = msgspec.structs.replace(self._steps.journal, failure=failure)
         proven: ProvenRelease | None = None
@@ -182,6 +183,11 @@ class Changeover:
     ) -> None:
         """Write down that the way back is over; a receipt is made of what was proved, if any."""
         attempt, failure = self._steps.attempt, journal.failure
+        if attempt.refit is not None:
+            # What has settled goes on, with the receipt that it has.
+            refused = attempt.refit if attempt.refit.why else None
+            self._steps.take(move(journal, event, attempt=None, refused_refit=refused))
+            return
         changes: dict[str, object] = {"receipt": None, "receipt_rollout": None}
         if receipt_from is not None:
             rollout = attempt.release.rollout

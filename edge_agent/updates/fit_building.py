@@ -39,6 +39,8 @@ def build_fitter(
     limits: Callable[[str], PipelineLimits],
     hardware: Hardware,
     clock: Clock,
+    *,
+    bytes_max: int = 1 << 62,
 ) -> Fitter:
     """Return what measures releases on this device.
 
@@ -53,6 +55,7 @@ def build_fitter(
         fingerprint=fingerprint_of(hardware),
         clock=clock,
         memory_of=worker_memory,
+        acceptance=Acceptance(PipelineLimits(), bytes_max, machine=platform.machine()),
     )
 
 

@@ -18,7 +18,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from edge_agent.inference.fit_timing import BLOCKS_MAX, Way, time_ways
 from edge_agent.inference.procfs_rss import read_rss_bytes
 from edge_agent.inference.session import ModelSession
 from edge_agent.updates.release_source import FetchedRelease, FetchedVariant
-from edge_agent.updates.variants import agreement_of
+from edge_agent.updates.variants import Acceptance, admitted, agreement_of
 from shared.clock import Clock
 from shared.errors import (
     ContractError,
@@ -43,6 +43,7 @@ from shared.errors import (
 from shared.model.spec import ModelSpec
 from shared.pipeline.pipeline import PipelineLimits
 from shared.release.golden import GoldenResult, GoldenSet, read_golden_items
+from shared.release.manifest import Manifest
 from shared.wire.fit import (
     ROWS_MAX,
     TEXT_CHARS_MAX,
@@ -59,6 +60,7 @@ FIT_S_MAX = 10.0
 INPUTS_MAX = 8
 CONFIRM_BLOCKS = 2
 TOGETHER_BYTES_MAX = 96 << 20
+ANYTHING = Acceptance(PipelineLimits(), bytes_max=1 << 62)
 WORKER_CODES = "worker."  # A session's own trouble; other TransientErrors are the disk's
 
 Array = NDArray[np.generic]
@@ -103,6 +105,11 @@ class Fitter:
     fingerprint: str  # Of this hardware
     clock: Clock
     memory_of: Callable[[ModelSession], int | None] = lambda _session: None  # Of a worker
+    acceptance: Acceptance = ANYTHING  # What this device brings, whatever the limits
+
+    def admitted(self, manifest: Manifest, limits: PipelineLimits) -> frozenset[str]:
+        """Return the precisions of a release that are worth measuring under `limits`."""
+        return admitted(manifest, replace(self.acceptance, limits=limits))
 
     def load(self, fetched: FetchedVariant, spec: ModelSpec, choice: FitChoice) -> ModelSession:
         """Return a variant loaded as it was chosen; a backend that is gone is the first one."""

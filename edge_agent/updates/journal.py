@@ -6,6 +6,8 @@
    PROOFS_MAX a restart gives up, so that nothing loops for ever.
 4. A release that was refused or undone is remembered with the rollout that asked for it
    (QUARANTINE_MAX of them, newest kept) and is not tried again for that rollout.
+5. A change of variant that fails (`refit`) is no failure of the release: what has settled goes on
+   with its receipt, nothing is quarantined, and it is remembered under which limits it failed.
 
 What must not live here: files, time.
 """
@@ -14,10 +16,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from edge_agent.updates.machine import Effect, Event, advance
 from shared.errors import IsthmusError
+from shared.pipeline.pipeline import PipelineLimits
+from shared.wire.fit import FitHint, FitReport
 from shared.wire.limits import Count, Digest, Name, Version
 from shared.wire.report import Failure, SignedReceipt, UpdateState
 from shared.wire.target import TargetRelease
@@ -54,6 +58,14 @@ class SettledRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     is_tried: bool = True  # False: found on the disk and proved, but its trial is not on record
 
 
+class RefitStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of the settled release's variant, because the pipelines' limits changed."""
+
+    limits: PipelineLimits
+    fit: FitReport | None = None  # The stored table with its new choice; None: measured anew
+    why: Annotated[str, Meta(max_length=TEXT_CHARS_MAX)] = ""  # Once it failed: what kept it
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A release on its way to being settled."""
 
@@ -63,6 +75,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     proofs_count: Count = 0
     # Why the choice of equal devices did not hold here; its variants are then measured anew.
     unconfirmed: Annotated[str, Meta(max_length=TEXT_CHARS_MAX)] = ""
+    refit: RefitStep | None = None  # The release is the settled one, run another way
 
 
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,6 +105,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     receipt: SignedReceipt | None = None  # For the settled release
     receipt_rollout: Name | None = None  # The rollout that the receipt answers
     quarantine: Annotated[tuple[Quarantined, ...], Meta(max_length=QUARANTINE_MAX)] = ()
+    refused_refit: RefitStep | None = None  # Not tried again under these limits
     starts_count: Count = 0  # Processes since the last one that got to serve
 
     def __post_init__(self) -> None:
@@ -144,6 +158,53 @@ def begin(journal: Journal, event: Event, release: TargetRelease) -> tuple[Journ
     return move(journal, event, attempt=attempt, failure=failure)
 
 
+def begin_refit(
+    journal: Journal, release: TargetRelease, refit: RefitStep, *, why: str
+) -> tuple[Journal, Effect]:
+    """Return the journal after REFITTED: the settled release, once more, in the free slot.
+
+    Args: why: what made it necessary, for the table.
+    """
+    hint: FitHint | UnsetType = UNSET
+    row = refit.fit.chosen if refit.fit else None
+    if row is not None:
+        hint = FitHint(
+            precision=row.precision,
+            backend=row.backend,
+            threads=row.threads,
+            run_ms_p50=row.run_ms_p50,
+            devices_count=1,
+        )
+    wanted = msgspec.structs.replace(release, fit_hint=hint)
+    attempt = Attempt(
+        release=wanted,
+        slot=journal.free_slot,
+        refit=refit,
+        unconfirmed=why[:TEXT_CHARS_MAX],
+    )
+    return move(journal, Event.REFITTED, attempt=attempt, refused_refit=None)
+
+
+def condemn(journal: Journal, event: Event, failure: Failure) -> tuple[Journal, Effect]:
+    """Return the journal after an event that ends a trial badly; see rule 5."""
+    attempt = journal.attempt
+    assert attempt is not None
+    if attempt.refit is None:
+        return move(journal, event, failure=failure)
+    if failure.code == WITHDRAWN_CODE:
+        return move(journal, event)
+    return move(
+        journal,
+        event,
+        attempt=msgspec.structs.replace(attempt, refit=_failed(attempt.refit, failure)),
+    )
+
+
+def _failed(refit: RefitStep, failure: Failure) -> RefitStep:
+    why = f"{failure.text} [{failure.code}]"[:TEXT_CHARS_MAX]
+    return msgspec.structs.replace(refit, fit=None, why=why)
+
+
 def start_proof(journal: Journal, event: Event, **changes: object) -> tuple[Journal, Effect]:
     """Return the journal after an event that leads to STAGED: one proof more."""
     attempt = journal.attempt
@@ -164,6 +225,9 @@ def need_every_variant(journal: Journal, why: str) -> tuple[Journal, Effect]:
 def refuse(journal: Journal, event: Event, failure: Failure) -> tuple[Journal, Effect]:
     """Return the journal after the attempt ended without having served."""
     assert journal.attempt is not None
+    refit = journal.attempt.refit
+    if refit is not None:
+        return move(journal, event, attempt=None, refused_refit=_failed(refit, failure))
     quarantine = quarantined(journal, journal.attempt.release, failure)
     return move(journal, event, attempt=None, failure=failure, quarantine=quarantine)
 
@@ -184,6 +248,7 @@ def settle(
         receipt=receipt,
         receipt_rollout=settled.rollout,
         quarantine=others,
+        refused_refit=None,
     )
 
 

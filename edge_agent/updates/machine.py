@@ -37,6 +37,7 @@ class Event(StrEnum):
     RESTARTED = "restarted"  # The process began again in this state
     RESTARTED_ALONE = "restarted_alone"  # Likewise, in a trial with nothing to go back to
     GAVE_UP = "gave_up"  # Restarted too often in one attempt
+    REFITTED = "refitted"  # Changed limits ask for another variant of the settled release
     LOST = "lost"  # The settled slot does not hold what it held
     ASKED_AGAIN = "asked_again"  # A Target of another rollout names the settled release
     ATTESTED = "attested"  # The settled release has proved itself for that rollout
@@ -71,6 +72,7 @@ _REFUSED = Step(_S.REFUSED, Effect.REST)
 TABLE: Mapping[tuple[UpdateState, Event], Step] = MappingProxyType(
     {
         (_S.IDLE, Event.TARGETED): _FETCH,
+        (_S.IDLE, Event.REFITTED): _FETCH,
         (_S.IDLE, Event.ASKED_AGAIN): Step(_S.IDLE, Effect.ATTEST),
         (_S.IDLE, Event.ATTESTED): _IDLE,
         (_S.IDLE, Event.RESTARTED): _IDLE,

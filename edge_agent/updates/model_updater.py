@@ -21,6 +21,7 @@ from edge_agent.updates.journal import (
     WITHDRAWN_CODE,
     Attempt,
     begin,
+    condemn,
     failure_for,
     failure_of,
     move,
@@ -33,6 +34,7 @@ from edge_agent.updates.machine import Effect, Event
 from edge_agent.updates.parts import Parts
 from edge_agent.updates.plan import next_event
 from edge_agent.updates.proving import Unconfirmed
+from edge_agent.updates.refitting import Refitter
 from edge_agent.updates.release_source import FetchedRelease
 from edge_agent.updates.reporting import model_report
 from edge_agent.updates.starting import RELEASE_ERRORS, Starter
@@ -67,6 +69,7 @@ class ModelUpdater:
         self._parts = parts
         self._steps = Steps(active.model, parts.journals)
         self._changeover = Changeover(active, parts, self._steps)
+        self._refitter = Refitter(active.model, parts, self._steps, self._changeover)
         self._is_loaded = False
         self._is_resumed = False
         self._release: TargetRelease | None = None
@@ -110,7 +113,7 @@ class ModelUpdater:
             self._release,
             progress=self._progress,
             trial_items=self._changeover.trial_items,
-            fit=self._fit,
+            fit=self._refitter.told(self._fit),
         )
 
     # Start
@@ -167,7 +170,7 @@ class ModelUpdater:
             case UpdateState.TRIAL, _:
                 text = _GAVE_UP if event is Event.GAVE_UP else _DIED
                 failure = failure_for(attempt.release, "trial.died", text)
-                self._steps.take(move(journal, event, failure=failure))
+                self._steps.take(condemn(journal, event, failure))
             case UpdateState.STAGED, _:
                 self._steps.take(start_proof(journal, event))
             case UpdateState.UNDOING, Event.GAVE_UP:
@@ -188,6 +191,8 @@ class ModelUpdater:
         self._resume()
         event = next_event(release, self._steps.journal) if is_known else None
         if event is None:
+            if self._refitter.look(release):
+                self._begin_anew()
             return
         log.info(
             "update.planned",
@@ -199,11 +204,8 @@ class ModelUpdater:
         )
         if event in (Event.TARGETED, Event.RETARGETED):
             assert release is not None
-            self._progress = 0.0
-            self._changeover.candidate = None
             self._steps.take(begin(self._steps.journal, event, release))
-            self._retry_at_s = 0.0
-            self._backoff.reset()
+            self._begin_anew()
         elif event is Event.WITHDRAWN and self._steps.journal.state is UpdateState.TRIAL:
             self._changeover.condemn(event, WITHDRAWN_CODE, _WITHDRAWN)
         elif event is Event.WITHDRAWN:
@@ -211,6 +213,12 @@ class ModelUpdater:
             self._steps.take(move(self._steps.journal, event, attempt=None))
         else:
             self._steps.take(move(self._steps.journal, event))
+
+    def _begin_anew(self) -> None:
+        """Forget what an earlier attempt has left in memory."""
+        self._progress, self._retry_at_s = 0.0, 0.0
+        self._changeover.candidate = None
+        self._backoff.reset()
 
     # Effects
 
@@ -262,6 +270,8 @@ class ModelUpdater:
             parts.prover.fits.forget(folder)  # Of an earlier attempt, under other limits perhaps
             fetched = parts.source.fetch(release, folder, on_progress=self._on_progress, stop=stop)
         _check(fetched, release)
+        if attempt.refit is not None and attempt.refit.fit is not None:
+            parts.prover.fits.write(folder, attempt.refit.fit)
         parts.slots.sync(self.model, attempt.slot)
 
     def _on_progress(self, share: float) -> None:

@@ -38,7 +38,7 @@ def _from_rest(release: TargetRelease | None, journal: Journal) -> Event | None:
     is_refused = journal.state is UpdateState.REFUSED
     if release is None:
         return Event.WITHDRAWN if is_refused else None
-    if _is_settled(release, journal):
+    if is_settled(release, journal):
         if is_refused:
             return Event.WITHDRAWN
         return None if journal.receipt_rollout == release.rollout else Event.ASKED_AGAIN
@@ -53,14 +53,15 @@ def _from_attempt(release: TargetRelease | None, journal: Journal) -> Event | No
         return None
     if journal.state is UpdateState.TRIAL:
         return Event.WITHDRAWN  # What serves is taken back first.
-    if release is None or _is_settled(release, journal):
+    if release is None or is_settled(release, journal):
         return Event.WITHDRAWN
     if journal.is_quarantined(release.manifest_digest, release.rollout):
         return Event.WITHDRAWN
     return Event.RETARGETED
 
 
-def _is_settled(release: TargetRelease, journal: Journal) -> bool:
+def is_settled(release: TargetRelease, journal: Journal) -> bool:
+    """Return whether `release` is what has settled here, its trial on record."""
     settled = journal.settled
     return (
         settled is not None

@@ -19,11 +19,13 @@ from edge_agent.inference.active_model import LoadedRelease
 from edge_agent.inference.session import ModelSession
 from edge_agent.updates.file_fit import FileFits
 from edge_agent.updates.fitting import Fitter, golden_mismatch
+from edge_agent.updates.refit import Rejudged, rejudge
 from edge_agent.updates.release_source import FetchedRelease, ReleaseSource
 from shared.errors import ContractError, IntegrityError, RefusedError, TransientError
 from shared.model.preprocess import Tokenize, to_bytes
 from shared.model.spec import ModelSpec, TextInput
 from shared.model.tokenizers_text import load_tokenizer
+from shared.pipeline.pipeline import PipelineLimits
 from shared.release.golden import GoldenResult, GoldenSet, read_golden_items
 from shared.wire.fit import FitReport
 from shared.wire.target import TargetRelease
@@ -116,6 +118,28 @@ class Prover:
     def prove_again(self, loaded: LoadedRelease, folder: Path) -> ProvenRelease:
         """Return a loaded release proved once more, its files checked too. Raises as `prove`."""
         return self._run_golden(self._open(loaded.model, folder, loaded.manifest_digest), loaded)
+
+    def rejudge(
+        self,
+        model: str,
+        folder: Path,
+        settled: ProvenRelease,
+        *,
+        limits: PipelineLimits,
+        before: PipelineLimits,
+    ) -> Rejudged:
+        """Return what the table of the settled release in `folder` comes to under other limits.
+
+        Args: before: the limits that were judged last. Raises as `prove`, without loading.
+        """
+        assert self.fitter is not None, "only what is measured can be judged anew"
+        manifest = self._open(model, folder, settled.loaded.manifest_digest).manifest
+        return rejudge(
+            settled.fit,
+            limits,
+            admitted=self.fitter.admitted(manifest, limits),
+            admitted_before=self.fitter.admitted(manifest, before),
+        )
 
     def _load(
         self, folder: Path, fetched: FetchedRelease, fit: FitReport | None

@@ -31,6 +31,16 @@ class Acceptance:
     precisions: tuple[str, ...] | None = None  # None: every one
 
 
+def admitted(manifest: Manifest, acceptance: Acceptance) -> frozenset[str]:
+    """Return the precisions that would be brought to measure all of them; none where none may."""
+    able = [v for v in manifest.variants if not _objection(v, acceptance)]
+    return (
+        frozenset(v.precision for v in _bounded(able, acceptance.bytes_max))
+        if able
+        else frozenset()
+    )
+
+
 def worth_trying(
     manifest: Manifest, release: TargetRelease, acceptance: Acceptance
 ) -> tuple[Variant, ...]:

@@ -43,6 +43,7 @@ from shared.link.link import (
     Rejection,
 )
 from shared.link.outgoing_limit import OutgoingLimit
+from shared.link.paho_socket import set_no_delay
 from shared.link.ssl_client import make_client_tls
 from shared.settings import Settings
 from shared.wire.codec import encode
@@ -296,7 +297,7 @@ class PahoLink:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
-        client.on_socket_open = _set_no_delay
+        client.on_socket_open = set_no_delay
         client.on_socket_register_write = _leave_to_the_pump
         return client
 
@@ -387,12 +388,6 @@ class PahoLink:
     ) -> None:
         self._is_connected = False
         self._end_reason = self._end_reason or f"connection lost: {reason}"
-
-
-def _set_no_delay(_client: paho.Client, _userdata: object, opened: object) -> None:
-    # Without it a QoS 1 round trip takes 83 ms instead of 0.5 ms (measured on loopback).
-    if isinstance(opened, socket.socket):
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _leave_to_the_pump(_client: paho.Client, _userdata: object, _opened: object) -> None:

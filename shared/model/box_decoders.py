@@ -228,7 +228,8 @@ def _nanodet(outputs: tuple[Array, ...], spec: ModelSpec, confidence_min: float)
     y = grid.top[cell] + spec.output.cell_centre * stride
     sides = (x - distances[:, 0], y - distances[:, 1], x + distances[:, 2], y + distances[:, 3])
     scores = _sigmoid(best[cell]) if is_logits else best[cell]
-    corners = np.stack(sides, axis=1) / _sides(spec)
+    # Cut at the input's edges here, before suppression, as its own get_bboxes does (`max_shape`).
+    corners = np.clip(np.stack(sides, axis=1) / _sides(spec), 0.0, 1.0)
     return _boxes(corners, scores, found[:, :classes].argmax(axis=1))
 
 

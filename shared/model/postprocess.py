@@ -92,10 +92,9 @@ def detected_boxes(
     has_area = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     best = np.flatnonzero(has_area)
     best = best[np.argsort(-found.scores[best], kind="stable")][:CANDIDATES_MAX]
-    candidates = _pick(Boxes(corners, found.scores, found.classes), best)
-    if len(candidates) <= 1:
-        return candidates
-    return _pick(candidates, suppress(candidates, overlap_max=overlap_max)[:BOXES_MAX])
+    # Cut at the frame's edges only what is told: cut boxes overlap others than whole ones do.
+    stays = best[suppress(_pick(found, best), overlap_max=overlap_max)]
+    return _pick(Boxes(corners, found.scores, found.classes), stays)
 
 
 def anomaly_score(outputs: tuple[Array, ...], batch: Array, spec: ModelSpec) -> float:
@@ -181,13 +180,13 @@ def suppress(boxes: Boxes, *, overlap_max: float) -> Indices:
     `boxes` are best first, and so is what stays. Greedy, as in Girshick et al., R-CNN, 2014; boxes
     are compared a block at a time, and what stays of a block thins all that come after it.
     """
-    # One pass for all classes: boxes of different classes are moved so that they cannot meet.
-    shifted = boxes.corners.astype(np.float64) + 2.0 * boxes.classes[:, None]
+    corners, classes = boxes.corners.astype(np.float64), boxes.classes
     left = np.arange(len(boxes))
     kept: list[int] = []
     while left.size and len(kept) < BOXES_MAX:
         block, left = left[:SUPPRESSED_AT_ONCE], left[SUPPRESSED_AT_ONCE:]
-        is_close = overlaps(shifted[block], shifted[block]) > overlap_max
+        is_close = overlaps(corners[block], corners[block]) > overlap_max
+        is_close &= classes[block][:, None] == classes[block]
         is_out = np.zeros(block.size, dtype=bool)
         stays = []
         for index in range(block.size):
@@ -197,7 +196,8 @@ def suppress(boxes: Boxes, *, overlap_max: float) -> Indices:
         found = block[stays]
         kept += found.tolist()
         if left.size:
-            is_met = overlaps(shifted[found], shifted[left]) > overlap_max
+            is_met = overlaps(corners[found], corners[left]) > overlap_max
+            is_met &= classes[found][:, None] == classes[left]
             left = left[~is_met.any(axis=0)]
     return np.asarray(kept[:BOXES_MAX], dtype=np.int64)
 

@@ -1,46 +1,41 @@
 """Texts to a model's ids: bytes, or a tokenizer.json read by the `tokenizers` package.
 
 1. A tokenizer.json comes from a stranger: it is at most TOKENIZER_BYTES_MAX, its vocabulary at most
-   VOCABULARY_MAX; it is data, read by a parser in Rust, and no code of it runs.
-2. A regular expression in it may be short and may not repeat a group, nor refer back: one that
-   does can take for ever on a short text. What GPT-2, GPT-4, Llama 3 and Qwen 2 split texts by is
-   allowed.
+   VOCABULARY_MAX; it is data, read by a parser in Rust, and no code of it runs. What would cost
+   that parser unbounded time or memory is looked for first (tokenizer_rules.py).
+2. The package raises the base class of all and nothing narrower (0.23.3, from Rust), and where it
+   panics an exception that is not even an Exception. Just these two become errors of ours. A short
+   text is tried when the file is opened, so that what panics at once is refused then.
 3. Ids are cut to the model's length as the file's own rules say (its last token stays the last),
    then padded with the file's padding id, so that every text is int64 (length,).
 4. Of a text the first CHARS_PER_TOKEN characters for each id count: the rest could not matter,
    and no text takes long.
 """
 
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ContractError, RefusedError
+from shared.errors import ContractError, IsthmusError, RefusedError
 from shared.model.preprocess import Tokenize, to_bytes
 from shared.model.spec import ModelSpec, TextInput
 from shared.model.spec import Tokenizer as TokenizerKind
+from shared.model.tokenizer_rules import CHARS_PER_TOKEN, check_rules, invalid
 from shared.release.manifest import TOKENIZER_BYTES_MAX
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 VOCABULARY_MAX = 1_000_000
-CHARS_PER_TOKEN = 32
-PATTERN_CHARS_MAX = 512
 PADDING_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
-PARTS_MAX = 1000  # Of the file's rules, all together
-# The package raises the base class of all and nothing narrower (0.23).
-TOKENIZERS_ERRORS: tuple[type[Exception], ...] = (Exception,)
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
-_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{)")
-_REFERENCE = re.compile(r"\\(?:[1-9]|k[<{'])")
+PROBES = ("", "Pump 3, 71.5 degrees: \u6f22\u5b57 \u00e9\n")
+_ANY: tuple[type[BaseException], ...] = (BaseException,)  # `_is_of_package` tells which
+_PANICS = "pyo3_runtime"  # The module of PanicException, which cannot be imported
 
 Tokens = NDArray[np.int64]
 
@@ -61,7 +56,14 @@ def load_tokenizer(path: Path | None, spec: ModelSpec) -> Tokenize:
     assert isinstance(spec.input, TextInput), "only texts have tokens"
     if spec.input.tokenizer is TokenizerKind.BYTES:
         return to_bytes
-    return partial(_encode, _open(path, spec.input.length), spec.input.length)
+    length = spec.input.length
+    tokenizer = _open(path, length)
+    marks_count = tokenizer.num_special_tokens_to_add(is_pair=False)
+    if marks_count >= length:
+        raise invalid(
+            f"it puts {marks_count} tokens around a text, and the model takes {length} in all"
+        )
+    return partial(_encode, tokenizer, length)
 
 
 def padding_id(path: Path | None) -> int:
@@ -80,19 +82,41 @@ def _open(path: Path | None, length: int) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     data = _read(path)
-    _check(data)
-    try:
+    check_rules(data, length=length)
+    with _errors_as(invalid):
         tokenizer = Tokenizer.from_str(data)
         count = tokenizer.get_vocab_size(with_added_tokens=True)
         if not 0 < count <= VOCABULARY_MAX:
-            raise _invalid(f"it knows {count} tokens, 1 to {VOCABULARY_MAX} are possible")
+            raise invalid(f"it knows {count} tokens, 1 to {VOCABULARY_MAX} are possible")
         _pad_to(tokenizer, length)
         tokenizer.enable_truncation(max_length=length)
-    except ContractError:
-        raise
-    except TOKENIZERS_ERRORS as error:
-        raise _invalid(str(error)[:200]) from error
+        _probe(tokenizer)
     return tokenizer
+
+
+def _probe(tokenizer: "Tokenizer") -> None:
+    """Let it panic now if it will; a text that it merely does not know is no fault of the file."""
+    for text in PROBES:
+        try:
+            tokenizer.encode(text)
+        except _ANY as error:
+            if type(error) is not Exception:
+                raise
+
+
+@contextmanager
+def _errors_as(ours: Callable[[str], IsthmusError]) -> Iterator[None]:
+    """Turn what the package raises into one of our errors; rule 2."""
+    try:
+        yield
+    except _ANY as error:
+        if not _is_of_package(error):
+            raise
+        raise ours(str(error)[:200].rstrip(".")) from error
+
+
+def _is_of_package(error: BaseException) -> bool:
+    return type(error) is Exception or type(error).__module__ == _PANICS
 
 
 def _pad_to(tokenizer: "Tokenizer", length: int) -> None:
@@ -114,17 +138,17 @@ def _pad_to(tokenizer: "Tokenizer", length: int) -> None:
 
 
 def _encode(tokenizer: "Tokenizer", length: int, text: str) -> Tokens:
-    try:
-        # UTF-8 has no lone surrogates, which Python's texts may have and Rust's may not.
-        clean = text[: length * CHARS_PER_TOKEN].encode("utf-8", "replace").decode()
+    # UTF-8 has no lone surrogates, which Python's texts may have and Rust's may not.
+    clean = text[: length * CHARS_PER_TOKEN].encode("utf-8", "replace").decode()
+    with _errors_as(_unusable):
         ids = tokenizer.encode(clean).ids
-    except TOKENIZERS_ERRORS as error:
-        raise RefusedError(
-            "inference.input", f"The text cannot be made into tokens: {str(error)[:200]}."
-        ) from error
     if len(ids) != length:
         raise RefusedError("inference.input", f"The text makes {len(ids)} ids, not {length}.")
     return np.array(ids, dtype=np.int64)
+
+
+def _unusable(problem: str) -> RefusedError:
+    return RefusedError("inference.input", f"The text cannot be made into tokens: {problem}.")
 
 
 def _read(path: Path | None) -> str:
@@ -136,46 +160,11 @@ def _read(path: Path | None) -> str:
     except OSError as error:
         raise _missing(f"{path.name} cannot be read ({error.strerror})") from error
     if len(data) > TOKENIZER_BYTES_MAX:
-        raise _invalid(f"it is over {TOKENIZER_BYTES_MAX} bytes")
+        raise invalid(f"it is over {TOKENIZER_BYTES_MAX} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise _invalid("it is not UTF-8") from error
-
-
-def _check(data: str) -> None:
-    """Raise ContractError `tokenizer.invalid` for what rule 2 forbids."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"it is not JSON ({error})") from error
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        raise _invalid("it has no model")
-    for pattern in _patterns([found.get(name) for name in ("normalizer", "pre_tokenizer")]):
-        bare = _CLASS.sub("x", _ESCAPE.sub("x", pattern))
-        is_risky = _REPEATED_GROUP.search(bare) or _REFERENCE.search(pattern)
-        if len(pattern) > PATTERN_CHARS_MAX or is_risky:
-            raise _invalid(
-                f"the regular expression {pattern[:60]!r} is over {PATTERN_CHARS_MAX} characters, "
-                "repeats a group or refers back, and could take for ever"
-            )
-
-
-def _patterns(parts: list[Any]) -> Iterator[str]:
-    """Yield the regular expressions within the file's rules."""
-    seen = 0
-    while parts:
-        part = parts.pop()
-        seen += 1
-        if seen > PARTS_MAX:
-            raise _invalid(f"its rules have over {PARTS_MAX} parts")
-        match part:
-            case {"Regex": str(pattern)}:
-                yield pattern
-            case dict():
-                parts += part.values()
-            case list():
-                parts += part
+        raise invalid("it is not UTF-8") from error
 
 
 def _missing(problem: str) -> ContractError:
@@ -183,12 +172,4 @@ def _missing(problem: str) -> ContractError:
         "tokenizer.missing",
         f"There is no tokenizer.json: {problem}.",
         remedy="Upload the model together with its tokenizer.json.",
-    )
-
-
-def _invalid(problem: str) -> ContractError:
-    return ContractError(
-        "tokenizer.invalid",
-        f"Not a tokenizer.json: {problem}.",
-        remedy="Save it with the `tokenizers` package: tokenizer.save('tokenizer.json').",
     )

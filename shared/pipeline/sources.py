@@ -8,6 +8,8 @@
 3. A topic with a level {sensor} ("plant/{sensor}/vibration") is of many sensors: that level names
    each, and windows that are complete together go through the model together.
 4. Resampling, where it is asked for: irregular rows become rows at a fixed rate; see resampling.py.
+5. A recording whose every item counts begins when a model serves, and pauses while none does: it
+   has no time of its own that would go on without it. Everything else is captured when it comes.
 """
 
 import re
@@ -20,6 +22,10 @@ from shared.settings import Settings
 from shared.wire.limits import Number
 
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+# Nothing else of /dev: to open some devices does something (a watchdog).
+CameraPath = Annotated[
+    str, Meta(pattern=r"^/dev/(video[0-9]{1,3}|v4l/by-(id|path)/[^/]+)$", max_length=512)
+]
 UrlText = Annotated[
     str, Meta(pattern=r"^(rtsp|rtsps|rtmp|http|https|tcp|udp)://.+", max_length=2048)
 ]
@@ -77,12 +83,18 @@ class StreamSettings(Settings, frozen=True, tag="stream", tag_field="kind"):
     url: UrlText
     open_timeout_s: TimeoutSeconds = 10.0
     read_timeout_s: TimeoutSeconds = 5.0  # A stream that is silent for longer is opened again
+    # At least so often its size is asked for, over a second connection for a moment; MJPEG needs
+    # none. 0: never, for a camera that takes one connection only.
+    size_check_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 600.0
 
 
 class CameraSettings(Settings, frozen=True, tag="camera", tag_field="kind"):
-    """A camera on this machine; 0 in `width`, `height` or `fps` leaves it at its own."""
+    """A camera on this machine; 0 in `width`, `height` or `fps` leaves it at its own.
 
-    device: Annotated[int, Meta(ge=0, le=255)] = 0
+    `device` is N of /dev/videoN, or a path ("/dev/v4l/by-id/..." stays when others are plugged in).
+    """
+
+    device: Annotated[int, Meta(ge=0, le=255)] | CameraPath = 0
     width: Annotated[int, Meta(ge=0, le=16384)] = 0
     height: Annotated[int, Meta(ge=0, le=16384)] = 0
     fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
@@ -313,6 +325,16 @@ SourceSettings = (
     | HostSettings
     | ModbusSettings
 )
+
+
+def waits_for_model(settings: SourceSettings) -> bool:
+    """Return whether nothing is lost or late by giving no item before a model serves; rule 5."""
+    match settings:
+        case FolderSettings() | VideoSettings() | CsvSettings() | LinesSettings():
+            return settings.delivery is Delivery.EVERY
+        case _:
+            return False
+
 
 _USER_INFO = re.compile(r"//[^/@]*@")
 

@@ -176,6 +176,8 @@ class TelemetryRecord(
     items_gated: Count | UnsetType = UNSET  # Nothing moved: what was concluded last, told again
     # "wait" in the mailbox (the queue's age), "prepare", "run", "conclude", "sinks"
     stages: Annotated[dict[ShortText, StageTimes], Meta(max_length=STAGES_MAX)] | UnsetType = UNSET
+    sinks_lost: Count | UnsetType = UNSET  # What sinks could not tell: a full disk, a lost broker
+    worker_rss_bytes: Count | UnsetType = UNSET  # Of the process that runs its model, if there is
 
 
 class HostRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="host"):
@@ -187,6 +189,7 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk_free_bytes: Count
     temperature_c: Annotated[float, Meta(ge=-100.0, le=300.0)] | None = None
     workers_rss_bytes: Count | UnsetType = UNSET  # Of the processes that run models
+    workers_cpu_share: Annotated[float, Meta(ge=0.0, le=1024.0)] | UnsetType = UNSET  # Theirs
 
 
 class EventRecord(

@@ -76,10 +76,13 @@ class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     pipeline: Name
     model: Name
-    # "running", "waiting for a model", "reconnecting", "stalled", "ended", "stopped", "refused"
+    # "running", "waiting for a model", "reconnecting", "stalled", "frozen", "ended", "stopped",
+    # "refused"
     state: ShortText
     detail: LongText = ""
     is_ordered: bool | UnsetType = UNSET  # By the hub; left out where it is the device's own
+    # How its source stands, where that is not the state itself: "running", "reconnecting", …
+    source: ShortText | UnsetType = UNSET
 
 
 class LearningState(StrEnum):

@@ -115,6 +115,17 @@ class Bare:
             times.append((time.perf_counter() - started) * 1e3)
         return float(np.median(times))
 
+    def paced_p95_ms(self, runs_per_s: float, seconds: float) -> float:
+        """Return the 95th percentile of runs that come one at a time, with nothing in between."""
+        times, due_s = [], time.perf_counter()
+        for _ in range(int(runs_per_s * seconds)):
+            due_s += 1.0 / runs_per_s
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            started = time.perf_counter()
+            self._session.run(self._inputs[0])
+            times.append((time.perf_counter() - started) * 1e3)
+        return float(np.percentile(times, 95))
+
 
 class Front:
     """See rule 1."""

@@ -6,8 +6,10 @@
    random weights: what a frame costs does not depend on what the weights are worth. (No box passes
    the threshold on either side: neither pays for suppression.)
 2. Both run in turn, in processes of their own, several times; medians. Start-up is not counted.
+3. The network's own run is the same work on both sides, and more of a frame the larger the picture:
+   the bare run is measured beside ours, as a share of theirs too. Nobody can get below it.
 
-Prints one JSON line: our CPU a frame as a share of theirs, and frames a second of both.
+Prints one JSON line: per picture size our CPU a frame and the bare run's as shares of theirs.
 """
 
 import argparse
@@ -33,8 +35,8 @@ from tests.support.requirements import require_data
 
 ROOT = Path(__file__).parents[2]
 CPU_SHARE_MAX = 0.60
-SIDE = 320
-WARM_FRAMES, FRAMES = 20, 200
+SIDES = (160, 224, 320)
+WARM_FRAMES, FRAMES = 40, 400
 CONFIDENCE_MIN, OVERLAP_MAX = 0.35, 0.45
 
 # Both run in processes of their own; the first in the peer's venv.
@@ -82,14 +84,14 @@ print(json.dumps({"cpu_ms": used / count * 1e3, "fps": count / taken, "rss_mb": 
 )
 
 
-def yolo_spec() -> ModelSpec:
-    """Return what the exported model takes and gives."""
+def yolo_spec(side: int) -> ModelSpec:
+    """Return what the model exported for pictures of `side` pixels takes and gives."""
     return ModelSpec(
         model="yolo11n",
         task=Task.DETECTION,
         input=ImageInput(
-            width=SIDE,
-            height=SIDE,
+            width=side,
+            height=side,
             colour=Colour.RGB,
             resize=Resize.LETTERBOX,
             scale=(255.0,),
@@ -123,13 +125,14 @@ def run(command: list[str], folder: Path) -> dict[str, float]:
 
 
 def ours(model: Path, spec_path: Path, video: Path, *, is_isolated: bool) -> None:
-    """Measure our pipeline on `model` in this process, and print."""
+    """Measure our pipeline on `model` in this process, then the bare run, and print."""
     import time
 
     import msgspec
 
+    from edge_agent.inference.onnx_session import load_onnx_session
     from tests.benchmarks.bench_infer import open_session
-    from tests.benchmarks.bench_infer_parts import Case, Ours, fold
+    from tests.benchmarks.bench_infer_parts import Bare, Case, Ours, fold, measured
 
     spec = msgspec.json.decode(spec_path.read_bytes(), type=ModelSpec)
     folded = model.with_name("folded.onnx")
@@ -144,31 +147,35 @@ def ours(model: Path, spec_path: Path, video: Path, *, is_isolated: bool) -> Non
     used = time.process_time() + elsewhere_s() - cpu
     pipeline.stop()
     session.close()
-    print(json.dumps({"cpu_ms": used / FRAMES * 1e3, "fps": FRAMES / taken}))
+    bare = Bare(load_onnx_session(case.folded, case.folded_spec))
+    bare(WARM_FRAMES)
+    bare_ms = measured(bare, FRAMES, time.process_time).cpu_ms
+    print(
+        json.dumps({"cpu_ms": used / FRAMES * 1e3, "fps": FRAMES / taken, "bare_cpu_ms": bare_ms})
+    )
 
 
-def compare(peer: str, *, rounds: int, is_isolated: bool) -> dict[str, object]:
-    """Return the medians of both and their ratio."""
+def compare(peer: str, side: int, *, rounds: int, is_isolated: bool) -> dict[str, object]:
+    """Return the medians of both and their ratio, for pictures of `side` pixels."""
     video = require_data("data/video/bottle-detection.mp4")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run([peer, "-c", EXPORT, str(SIDE)], folder)
+        run([peer, "-c", EXPORT, str(side)], folder)
         model, spec_path = folder / "yolo11n.onnx", folder / "spec.json"
-        spec_path.write_bytes(encode_spec(yolo_spec()))
-        numbers = [SIDE, WARM_FRAMES, FRAMES, CONFIDENCE_MIN, OVERLAP_MAX]
+        spec_path.write_bytes(encode_spec(yolo_spec(side)))
+        numbers = [side, WARM_FRAMES, FRAMES, CONFIDENCE_MIN, OVERLAP_MAX]
         theirs = [peer, "-c", THEIRS, str(model), str(video), *map(str, numbers)]
         mine = [sys.executable, "-m", "tests.benchmarks.bench_peers", "--ours"]
         mine += [str(model), str(spec_path), str(video)]
         mine += [] if is_isolated else ["--in-process"]
         pairs = [(run(mine, folder), run(theirs, folder)) for _ in range(rounds)]
+
+    def share(name: str) -> float:
+        return round(statistics.median(a[name] / b["cpu_ms"] for a, b in pairs), 3)
+
     return {
-        "bench": "peers",
-        "model": f"yolo11n {SIDE}",
-        "isolation": "process" if is_isolated else "in-process",
-        "cpu_of_ultralytics": round(
-            statistics.median(a["cpu_ms"] / b["cpu_ms"] for a, b in pairs), 3
-        ),
-        "cpu_of_ultralytics_limit": CPU_SHARE_MAX,
+        "cpu_of_ultralytics": share("cpu_ms"),
+        "bare_of_ultralytics": share("bare_cpu_ms"),
         "ours": _medians([a for a, _ in pairs]),
         "ultralytics": _medians([b for _, b in pairs]),
     }
@@ -183,10 +190,17 @@ if __name__ == "__main__":
     parser.add_argument("--peer-python", help="the Python of a venv that has ultralytics")
     parser.add_argument("--in-process", action="store_true", help="ours without a worker process")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="pixels of a picture")
     parser.add_argument("--ours", nargs=3, type=Path, metavar=("MODEL", "SPEC", "VIDEO"))
     args = parser.parse_args()
     if args.ours:
         ours(*args.ours, is_isolated=not args.in_process)
     else:
         peer = str(Path(args.peer_python).absolute())
-        print(json.dumps(compare(peer, rounds=args.rounds, is_isolated=not args.in_process)))
+        figures: dict[str, object] = {"bench": "peers", "cpu_of_ultralytics_limit": CPU_SHARE_MAX}
+        figures["isolation"] = "in-process" if args.in_process else "process"
+        for size in args.sides:
+            figures[f"yolo11n {size}"] = compare(
+                peer, size, rounds=args.rounds, is_isolated=not args.in_process
+            )
+        print(json.dumps(figures))

@@ -20,7 +20,7 @@ import psutil
 
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.process_session import WorkerSession, start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import SystemClock
 from shared.errors import TransientError
 from shared.model.spec import ModelSpec, parse_spec

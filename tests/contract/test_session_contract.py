@@ -13,8 +13,8 @@ from onnx import TensorProto
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.openvino_session import load_openvino_session
 from edge_agent.inference.process_session import Backend, start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
 from edge_agent.inference.session import ModelSession
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import SystemClock
 from shared.errors import RefusedError
 from shared.model.spec import Decoder, ModelSpec

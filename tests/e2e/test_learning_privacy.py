@@ -1,4 +1,6 @@
-"""No sample ever crosses: every byte that devices send during a Job is captured and searched.
+"""No sample ever crosses, and no parameter that is declared to stay on its device.
+
+Every byte that devices send during a Job is captured and searched.
 
 All that a device may connect to stands behind a relay that reads what TLS hides; that it connects
 to nothing else is seen in its processes' sockets.
@@ -20,8 +22,10 @@ from flwr.app import Array
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from numpy.typing import NDArray
 
 from shared.model.spec import parse_spec
+from shared.model.weights import decode_weights
 from tests.support.fleet_story import wait_online
 from tests.support.flower_calls import call, signed_headers
 from tests.support.learning_fleet import (
@@ -47,7 +51,9 @@ pytestmark = [
 RELAY = "127.0.0.2"
 ROUNDS = 2
 DEVICES = 2
-UPDATE_BYTES = 4 * (64 * 32 + 32 + 32 * 10 + 10)  # The network's parameters in float32
+Parameters = NDArray[np.generic]
+HEAD = "3."  # The last layer stays on each device
+UPDATE_BYTES = 4 * (64 * 32 + 32)  # The other parameters in float32
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ def test_no_sample_and_no_label_is_in_anything_that_devices_send(
         agent.start()
     for agent in agents:
         wait_online(hub, agent)
-    hub.add_checkpoint(spec=SPEC, network=NETWORK)
+    hub.add_checkpoint(spec=SPEC, network=b'personal = ["%b"]\n%b' % (HEAD.encode(), NETWORK))
 
     job = LearningJob.start(
         hub, rounds=ROUNDS, encoding="fp32", method={"epochs": 1, "learning_rate": 0.1}
@@ -126,11 +132,26 @@ def test_no_sample_and_no_label_is_in_anything_that_devices_send(
     sent = [stream for relay in relayed for stream in relay.sent()]
     assert sum(len(stream) for stream in fleet.sent()) > DEVICES * ROUNDS * UPDATE_BYTES
     updates = b"".join(fleet.sent()).count(b"NUMPY")
-    assert updates >= DEVICES * ROUNDS * 4, "each update has four arrays"
+    assert updates >= DEVICES * ROUNDS * 2, "each update has two arrays"
     assert all(sum(len(stream) for stream in broker.sent()) > 1000 for broker in brokers)
 
     found = set().union(*(detector.find(sent) for detector in detectors))
     assert found == set()
+    heads = [personal_of(agent) for agent in agents]
+    assert set(heads[0]) == {"3.weight", "3.bias"}
+    assert heads[0]["3.weight"].tobytes() != heads[1]["3.weight"].tobytes()
+    assert any(b"1.weight" in stream for stream in sent), "names can be read"
+    assert [stream for stream in sent if b"3.weight" in stream or b"3.bias" in stream] == []
+    assert not any(rows_sent(head, sent) for head in heads)
+
+    # Before and after are told for each device, and shown as a distribution.
+    spread = hub.get(f"/jobs/{job.job_id}/accuracy")
+    told = {each["device_id"]: each for each in spread["devices"]}
+    assert set(told) == {agent.device for agent in agents}
+    assert spread["before"]["count"] == spread["after"]["count"] == DEVICES
+    assert spread["after"]["minimum"] > spread["before"]["maximum"], "each with its own head"
+    lowest = min(each["after"] for each in told.values())
+    assert spread["after"]["minimum"] == pytest.approx(lowest)
 
     # The very same capture and search finds what is really sent.
     images, labels = samples[0]
@@ -147,7 +168,22 @@ def test_no_sample_and_no_label_is_in_anything_that_devices_send(
         lambda: detectors[0].find([s for relay in relayed for s in relay.sent()]) >= expected,
         seconds_max=STEP_S,  # One search takes seconds where others work beside it
     )
-    assert detectors[0].find([s for relay in relayed for s in relay.sent()]) == expected
+    sent = [s for relay in relayed for s in relay.sent()]
+    assert detectors[0].find(sent) == expected
+    assert rows_sent(heads[0], sent), "a head that is sent would be found"
+    assert not rows_sent(heads[1], sent)
+
+
+def personal_of(agent: RealAgent) -> dict[str, Parameters]:
+    """Return the parameters that stayed on a device, as its last training left them."""
+    path = agent.state / "learning" / "personal" / "digits.npz"
+    return {name: np.asarray(array) for name, array in decode_weights(path.read_bytes()).items()}
+
+
+def rows_sent(head: dict[str, Parameters], streams: list[bytes]) -> int:
+    """Return how many rows of a head's numbers are somewhere in the streams."""
+    rows = [row.tobytes() for row in head["3.weight"]]
+    return sum(any(row in stream for stream in streams) for row in rows)
 
 
 def plant(hub: RealHub, agent: RealAgent, images: Images, labels: Labels) -> None:
@@ -155,7 +191,9 @@ def plant(hub: RealHub, agent: RealAgent, images: Images, labels: Labels) -> Non
     key = load_pem_private_key((agent.state / "identity" / "device.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     tensor = (images[5].astype(np.float32) - np.float32(60)) / np.float32(90)
+    head = personal_of(agent)["3.weight"]
     contents = [
+        *(each.deflate() for each in get_all_nested_objects(Array(head)).values()),
         *(each.deflate() for each in get_all_nested_objects(Array(tensor)).values()),
         *(each.deflate() for each in get_all_nested_objects(Array(labels)).values()),
         bytes(cv2.imencode(".png", images[7])[1].tobytes()),

@@ -14,6 +14,7 @@ from edge_agent.__main__ import COMMANDS, build_parser
 from shared.command_line import Command
 from shared.exit_codes import exit_codes_text
 from tests.support.commands import BIN, Served, serve, type_in, type_in_as_nobody
+from tests.support.loaded_program import LoadedProgram, loaded_program
 from tests.support.tiny_items import SAMPLES
 from tests.support.tiny_releases import Kind, artifact_of
 from tests.support.waiting import wait_until
@@ -51,6 +52,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serve(folder / "hub", "--host-name", "127.0.0.1") as served:
         yield served
         assert served.end().code == 0
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[LoadedProgram]:
+    with loaded_program("edge-agent") as loaded:
+        yield loaded
 
 
 def test_the_help_shows_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,13 +111,18 @@ def test_every_command_explains_itself_with_an_example_that_parses(
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_a_remedy(
-    tmp_path: Path, config: Path, words: tuple[str, ...], code: int, told: str
+    program: LoadedProgram,
+    tmp_path: Path,
+    config: Path,
+    words: tuple[str, ...],
+    code: int,
+    told: str,
 ) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
     (tmp_path / "m.onnx").write_bytes(artifact_of(Kind.GOOD))
     places = {"tmp": str(tmp_path), "config": str(config)}
     typed = [word.format(**places) for word in words]
-    said = type_in("edge-agent", *typed, *(("--json",) if code != 2 else ()))
+    said = program.type(*typed, *(("--json",) if code != 2 else ()))
     assert said.code == code, said.err
     assert told.format(**places) in said.told
     if code != 2:

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from shared.pipeline.decisions import DecisionSettings
 from shared.pipeline.pipeline import PipelineSettings
 from shared.pipeline.sinks import FileSinkSettings
 from shared.pipeline.sources import CsvSettings, WindowSettings
+from shared.wire.records import TelemetryRecord
 from shared.wire.report import Report
 from shared.wire.target import Target
 from tests.support.joining_hub import JoiningHub, run_joining_hub
@@ -257,6 +259,32 @@ def test_a_pipeline_that_runs_again_begins_its_file_again(
         pipelines.stop()
         items = [json.loads(line)["item"] for line in out.read_text().splitlines()]
         assert items == list(range(40)) * turn
+
+
+@pytest.mark.slow
+def test_a_recording_begins_with_its_model_and_the_wait_for_it_is_no_latency(
+    tmp_path: Path, outbox: SqlOutbox, active: ActiveModel, csv: Path
+) -> None:
+    waiting = ActiveModel("tones")
+    pipelines = make_pipelines(outbox, waiting)
+    try:
+        began_s = time.monotonic()
+        pipelines.follow(book(pipeline("one", csv, loop=False)))
+        wait_until(lambda: states(pipelines) == {"one": "waiting for a model"})
+        wait_until(lambda: time.monotonic() - began_s > 1.0)
+        (numbers,) = pipelines.numbers()
+        assert numbers.items_in == 0
+        serving = active.line.serving
+        assert serving is not None
+        waiting.swap(serving)
+        wait_until(lambda: states(pipelines) == {"one": "ended"})
+    finally:
+        pipelines.stop()
+    assert outbox.flush()
+    told = [record.body for record in outbox.read(0, records_max=100, bytes_max=1 << 20)]
+    (window,) = (body for body in told if isinstance(body, TelemetryRecord))
+    assert window.items_decided == 40
+    assert window.latency_ms_max < 900.0
 
 
 @pytest.mark.slow

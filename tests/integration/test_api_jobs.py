@@ -4,6 +4,7 @@ The hub's services are the real ones; devices and Flower's processes are files (
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,10 @@ def test_the_command_line_starts_shows_and_explains(
     story.finish(job_id)
     for what in (("list",), ("show", job_id), ("devices", job_id), ("rounds", job_id)):
         assert _command(story.hub, "jobs", *what) == 0
-    assert "has not said anything" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "has not said anything" in out
+    assert "lowest" in out, "accuracy is shown as a distribution"
+    assert re.search(r"It fell on \d of \d\.", out)
     assert _command(story.hub, "jobs", "watch", job_id) == 0
     out = capsys.readouterr().out
     assert "Round 3 is closed" in out
@@ -241,6 +245,7 @@ def test_a_job_s_page_changes_as_it_learns_and_fits_a_phone(story: Story, tmp_pa
         story.step()
         page.wait("document.querySelectorAll('.plot polyline').length === 2")
         assert "was refused" in page.text("main")
+        assert "went from a median of" in page.text("main")
         for path in ("/jobs", f"/jobs/{job}", "/jobs/new"):
             page.resize(*PHONE)
             page.open(story.hub.url + path)

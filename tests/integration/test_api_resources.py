@@ -6,8 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cloud_hub.api.services import HubStatus, PartStatus
+from cloud_hub.training.cloud.cloud_job import CloudJobState
+from cloud_hub.training.job import JobState
 from shared.ids import new_session_id
 from shared.wire.records import Box, DecisionRecord, Detected, Scored
 from tests.support import tiny_models as tiny
@@ -449,6 +452,18 @@ def test_metrics_count_what_the_hub_does(api_hub: ApiHub) -> None:
         'isthmus_jobs{state="running"}': 0,
     }
     assert {name: _metric(answer.text, name) for name in expected} == expected
+    found = [
+        (sample.name, *sorted(sample.labels.items()))
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if family.documentation and family.type in ("counter", "gauge")
+    ]
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    assert len(found) == len(set(found)) == len(lines), "each once, with HELP and TYPE"
+    for state in JobState:
+        assert ("isthmus_jobs", ("state", state.value)) in found
+    for cloud_state in CloudJobState:
+        assert ("isthmus_cloud_jobs", ("state", cloud_state.value)) in found
 
 
 def test_what_is_not_there_is_said_to_programs_as_json_and_to_people_as_a_page(

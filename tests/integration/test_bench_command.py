@@ -58,8 +58,42 @@ def test_a_release_is_opened_where_it_settled(tmp_path: Path) -> None:
 def test_what_cannot_be_timed_is_said(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="nothing to time"):
         run_bench(None, None, state=tmp_path)
+    model = tmp_path / "model.onnx"
+    with pytest.raises(ContractError, match=r"model\.onnx is not there"):
+        run_bench(model, None, state=tmp_path)
+    model.write_bytes(b"")
     with pytest.raises(ContractError, match="needs its spec"):
-        run_bench(tmp_path / "model.onnx", None, state=tmp_path)
+        run_bench(model, None, state=tmp_path)
+    with pytest.raises(ContractError, match="is a folder"):
+        run_bench(tmp_path, None, state=tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ContractError, match=r"no \.onnx file in the folder"):
+        run_bench(None, None, variants=tmp_path / "none", state=tmp_path)
+    with pytest.raises(ContractError, match=r"model\.onnx"):
+        run_bench(model, model, state=tmp_path)
     with pytest.raises(RefusedError, match="has not settled"):
         run_bench(None, None, release="tones:1", state=tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["text", "empty", "half", "opset"])
+def test_a_file_that_is_no_model_is_told_in_plain_words(tmp_path: Path, case: str) -> None:
+    spec, model = tmp_path / "spec.toml", tmp_path / "digits.onnx"
+    spec.write_text(tiny.SPEC)
+    good = tiny.classifier(1)
+    data = good.SerializeToString()
+    good.opset_import[0].version = 99
+    files = {
+        "text": b"no model at all\n" * 20,
+        "empty": b"",
+        "half": data[: len(data) // 2],
+        "opset": good.SerializeToString(),
+    }
+    model.write_bytes(files[case])
+    with pytest.raises(RefusedError) as caught:
+        run_bench(model, spec, state=tmp_path)
+    said = "of opset 99, and this runtime knows" if case == "opset" else "not an ONNX file"
+    assert said in caught.value.message
+    assert "ONNXRuntimeError" not in caught.value.message
+    assert caught.value.code == "model.unloadable"

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud_hub.api.services import HubStatus, PartStatus
 from cloud_hub.rollouts.rollout import RolloutState
 from shared.ids import RolloutId, new_session_id
+from shared.wire.records import StageTimes
 from tests.support.api_client import MODEL, ApiHub
 from tests.support.browser import Page, open_browser
 from tests.support.enrolled import birth
@@ -126,6 +128,38 @@ def test_a_device_s_page_shows_all_that_is_known(api_hub: ApiHub, page: Page) ->
     api_hub.tell(device, telemetry_record(version=2), decision_record(77, label="kite"), first=6)
     page.wait("Number(document.querySelector('#chart').dataset.drawn) === 3")
     page.wait("document.querySelector('#device').innerText.includes('kite')")
+
+
+def test_a_device_s_page_shows_what_became_of_items_and_equal_decisions_once(
+    api_hub: ApiHub, page: Page
+) -> None:
+    device = api_hub.enrol(1)[0].device_id
+    settings = {"name": "door", "model": MODEL, "source": {"kind": "stream", "url": "rtsp://a/1"}}
+    api_hub.services.rollouts.pipelines.set([device], settings, by="tests")
+    window = msgspec.structs.replace(
+        telemetry_record(items_in=1234),
+        items_gated=7,
+        sinks_lost=3,
+        worker_rss_bytes=46 << 20,
+        stages={"wait": StageTimes(0.25, 1.5, 222.0), "run": StageTimes(7.0, 8.0, 9.0)},
+    )
+    host = msgspec.structs.replace(
+        host_record(), workers_rss_bytes=46 << 20, workers_cpu_share=0.75
+    )
+    decisions = (decision_record(item, label="kite") for item in range(1, 6))
+    api_hub.tell(device, window, host, *decisions, decision_record(6))
+    page.log_in(api_hub.url, api_hub.token, page=f"/devices/{device}")
+    text = " ".join(page.text("#pipeline-door").split())
+    for part in ("in 1,234", "gated 7", "failed 2", "lost 3", "46.0 MiB"):
+        assert part in text, part
+    for part in ("ms wait run", "p50 0.25 7.0", "p99 222 9.0"):
+        assert part in text, part
+    assert "+ 75 % models" in page.text("#device-head")
+    rows = "[...document.querySelectorAll('#device tr[id^=d]')].map(row => row.innerText)"
+    newest, before = page.run(rows)
+    assert "5 decisions in" in before
+    assert "kite" in before
+    assert "decisions" not in newest
 
 
 def test_a_rollout_is_followed_held_and_undone(api_hub: ApiHub, page: Page) -> None:

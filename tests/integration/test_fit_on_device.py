@@ -1,5 +1,6 @@
 """A release's variants brought, measured and chosen among, over the real repository."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -306,3 +307,189 @@ def test_a_real_model_is_measured_by_one_thread_and_by_two(
     assert measured.golden.is_within
     if measured.session is not None:
         measured.session.close()
+
+
+# Limits that change under a release that has settled
+
+TRUER = PipelineLimits(agreement_min=0.995)  # Than int8, which states 0.99
+
+
+def settled_on_int8(device: Device, hub: ReleaseService) -> tuple[Bench, TargetRelease]:
+    bench, release = device.live(), publish_variants(hub, version=1)
+    bench.target(release, revision=1)
+    bench.settle()
+    assert (bench.model.precision, bench.journal.settled and bench.journal.settled.slot) == (
+        "int8", "A",
+    )  # fmt: skip
+    device.backend.loads.clear()
+    return bench, release
+
+
+@pytest.mark.slow
+def test_limits_that_change_switch_the_variant_by_the_stored_table_and_back(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench, _ = settled_on_int8(device, hub)
+    device.limits = TRUER
+    seen = set()
+    for _ in range(12):
+        bench.step(items=10)
+        seen.add(bench.model.state)
+        assert bench.serving == 1, "something serves all along"
+    bench.settle()
+    assert UpdateState.TRIAL in seen, "what is switched to goes through a trial"
+    assert (bench.model.precision, bench.model.failure) == ("fp32", None)
+    assert device.backend.loads == ["variant-1"], "nothing is measured again"
+    assert (bench.receipt and bench.receipt.precision) == "fp32"
+    fit = fit_of(bench)
+    assert (fit.choice and fit.choice.precision, len(fit.rows)) == ("fp32", 2)
+    assert "99.5% are needed" in " ".join(fit.reasons)
+    assert "limits" in fit.why
+    assert bench.journal.settled is not None
+    assert bench.journal.settled.slot == "B"
+    again = device.live()
+    assert again.model.precision == "fp32", "a restart runs what was switched to"
+    device.limits = PipelineLimits()
+    again.settle()
+    assert again.model.precision == "int8"
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_keeps_leave_what_serves_and_say_so(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench, _ = settled_on_int8(device, hub)
+    line = bench.active.line
+    device.limits = PipelineLimits(latency_ms_p95_max=3.0)
+    bench.settle()
+    assert bench.active.line == line
+    assert "3 ms are allowed" in fit_of(bench).why
+    again = device.live()
+    again.settle()
+    assert (again.serving, again.model.precision) == (1, "int8")
+    assert "3 ms are allowed" in fit_of(again).why
+    device.limits = PipelineLimits()
+    again.settle()
+    assert not fit_of(again).why
+
+
+@pytest.mark.slow
+def test_a_choice_that_was_only_confirmed_is_measured_when_the_limits_forbid_it(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench = device.live()
+    bench.target(hinted(publish_variants(hub, version=1), 4.0), revision=1)
+    bench.settle()
+    assert (bench.model.precision, len(fit_of(bench).rows)) == ("int8", 1)
+    device.limits = PipelineLimits(speedup_min=3.0)
+    bench.settle()
+    assert bench.model.precision == "int8", "a table of one row cannot say what it gains"
+    device.limits = TRUER
+    bench.settle()
+    fit = fit_of(bench)
+    assert (bench.model.precision, fit.standing) == ("fp32", "measured-anew")
+    assert "99.5% are needed" in fit.why
+
+
+@pytest.mark.slow
+def test_a_switch_that_fails_leaves_what_serves_and_is_not_tried_again(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench, release = settled_on_int8(device, hub)
+    error = RefusedError("worker.memory", "It takes too much.")
+    device.backend.errors = {"variant-1": error}
+    device.limits = TRUER
+    bench.settle()
+    for life in (bench, device.live()):
+        life.settle()
+        assert (life.serving, life.model.precision, life.model.failure) == (1, "int8", None)
+        assert (life.receipt and life.receipt.precision) == "int8"
+        assert "worker.memory" in fit_of(life).why
+        assert not life.journal.is_quarantined(release.manifest_digest)
+    assert device.backend.loads.count("variant-1") == 1
+    device.backend.errors = {}
+    device.limits = PipelineLimits(agreement_min=0.999)
+    life.settle()
+    assert life.model.precision == "fp32"
+
+
+@pytest.mark.slow
+def test_limits_that_change_in_a_trial_wait_for_its_end(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench, _ = settled_on_int8(device, hub)
+    bench.target(publish_variants(hub, version=2), revision=2)
+    while bench.model.state is not UpdateState.TRIAL:
+        bench.step()
+    device.limits = TRUER
+    for _ in range(5):
+        bench.step()
+    assert (bench.model.state, bench.journal.attempt and bench.journal.attempt.refit) == (
+        UpdateState.TRIAL, None,
+    )  # fmt: skip
+    bench.settle()
+    assert (bench.serving, bench.model.precision) == (2, "fp32")
+
+
+@pytest.mark.slow
+def test_limits_that_change_back_before_the_variant_serves_withdraw_it(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    device = Device(tmp_path / "device", hub)
+    bench, _ = settled_on_int8(device, hub)
+    device.peer.is_down = True
+    device.limits = TRUER
+    bench.step()
+    assert bench.model.state is UpdateState.FETCHING
+    device.limits = PipelineLimits()
+    device.clock.advance(120.0)
+    bench.step()
+    bench.step()
+    assert (bench.model.state, bench.model.precision) == (UpdateState.IDLE, "int8")
+
+
+@pytest.mark.slow
+def test_a_cut_at_any_act_of_a_switch_leaves_a_variant_that_serves(
+    tmp_path: Path, hub: ReleaseService
+) -> None:
+    release = publish_variants(hub, version=1)
+    whole = Device(tmp_path / "whole", hub)
+    whole.update(release, lambda _name: None)
+    settled = tmp_path / "settled"
+    shutil.copytree(whole.folder, settled)
+    whole.limits = TRUER
+    points: list[str] = []
+    whole.live(points.append).settle()
+    outcomes = set()
+    first = points.index("before journal fetching")
+    for cut_at, name in list(enumerate(points))[first:]:
+        if name.startswith("before") and points[cut_at - 1].startswith("after"):
+            continue  # Nothing lies between the two
+        device = Device(tmp_path / f"device-{cut_at}", hub, limits=TRUER)
+        shutil.copytree(settled, device.folder)
+        passed: list[str] = []
+
+        def cut(name: str, passed: list[str] = passed, cut_at: int = cut_at) -> None:
+            passed.append(name)
+            if len(passed) == cut_at + 1:
+                raise PowerCut
+
+        with pytest.raises(PowerCut):
+            device.live(cut).settle()
+        again = device.live()
+        why = f"cut at act {cut_at}, {passed[-1]}"
+        assert again.serving == 1, why
+        again.settle()
+        journal = again.journal
+        assert (again.serving, journal.attempt, journal.quarantine) == (1, None, ()), why
+        assert again.receipt is not None, why
+        assert again.receipt.precision == again.model.precision, why
+        # A trial that died is not tried again under these limits; everything else goes on.
+        assert (again.model.precision == "fp32") is (journal.refused_refit is None), why
+        outcomes.add(again.model.precision)
+    assert outcomes == {"fp32", "int8"}

@@ -21,6 +21,7 @@ from tests.support.commands import (
     type_in,
     type_in_as_nobody,
 )
+from tests.support.loaded_program import LoadedProgram, loaded_program
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import wait_until
 
@@ -35,11 +36,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert served.end().code == 0
 
 
-def refused(state: Path, *words: object, ports: tuple[str, ...] = ANY_PORTS) -> Said:
+@pytest.fixture(scope="module")
+def program() -> Iterator[LoadedProgram]:
+    """`cloud-hub` for the tests in which no hub comes up."""
+    with loaded_program("cloud-hub") as loaded:
+        yield loaded
+
+
+def refused(program: LoadedProgram, state: Path, *words: object) -> Said:
     """Return what a hub said that did not start."""
-    with serve(state, *words, ports=ports) as served:
-        assert not served.is_up
-        return served.end()
+    said = program.type("serve", "--json", "--no-discovery", "--state", state, *ANY_PORTS, *words)
+    assert "dashboard_url" not in said.out
+    return said
 
 
 def test_the_greeting_says_where_it_answers(hub: Served) -> None:
@@ -71,7 +79,9 @@ def test_a_token_names_the_address_that_it_joins_at(hub: Served) -> None:
 
 
 def test_a_second_hub_on_the_same_folder_is_refused(hub: Served) -> None:
-    said = refused(hub.state)
+    with serve(hub.state) as second:
+        assert not second.is_up
+        said = second.end()
     assert said.code == 6
     assert said.json["code"] == "hub.running"
     assert str(hub.state) in said.told
@@ -80,10 +90,12 @@ def test_a_second_hub_on_the_same_folder_is_refused(hub: Served) -> None:
 
 
 @pytest.mark.parametrize("name", ["http", "https", "mqtt"])
-def test_a_busy_port_is_named_with_the_option_that_changes_it(tmp_path: Path, name: str) -> None:
+def test_a_busy_port_is_named_with_the_option_that_changes_it(
+    program: LoadedProgram, tmp_path: Path, name: str
+) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as busy:
         port = busy.getsockname()[1]
-        said = refused(tmp_path / "hub", f"--{name}", f"127.0.0.1:{port}")
+        said = refused(program, tmp_path / "hub", f"--{name}", f"127.0.0.1:{port}")
     assert said.code == 6
     assert str(port) in said.told
     assert f"--{name}" in said.told
@@ -108,9 +120,9 @@ def test_a_busy_port_is_named_with_the_option_that_changes_it(tmp_path: Path, na
     ],
 )
 def test_a_wrong_option_is_told_with_a_remedy(
-    tmp_path: Path, words: tuple[str, str], code: int, told: str
+    program: LoadedProgram, tmp_path: Path, words: tuple[str, str], code: int, told: str
 ) -> None:
-    said = refused(tmp_path / "hub", *words)
+    said = refused(program, tmp_path / "hub", *words)
     assert said.code == code, said.err
     assert told in said.told
     if code != 2:
@@ -129,10 +141,12 @@ def test_a_wrong_option_is_told_with_a_remedy(
         ("name = ", "not TOML"),
     ],
 )
-def test_a_wrong_configuration_names_the_key(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_configuration_names_the_key(
+    program: LoadedProgram, tmp_path: Path, text: str, told: str
+) -> None:
     config = tmp_path / "hub.toml"
     config.write_text(text)
-    said = refused(tmp_path / "hub", "--config", config)
+    said = refused(program, tmp_path / "hub", "--config", config)
     assert said.code == 3
     assert told in said.told
     assert said.json["remedy"]
@@ -158,22 +172,22 @@ def test_a_folder_of_another_user_is_told_not_traced(tmp_path: Path) -> None:
     state.chmod(0o700)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(program: LoadedProgram, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    said = refused(tmp_path / "file" / "hub")
+    said = refused(program, tmp_path / "file" / "hub")
     assert said.code == 6
     assert str(tmp_path / "file") in said.told
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database(program: LoadedProgram, tmp_path: Path) -> None:
     state = tmp_path / "hub"
     state.mkdir()
     (state / "hub.db").write_bytes(b"junk" * 1000)
-    said = refused(state)
+    said = refused(program, state)
     assert (said.code, said.json["code"]) == (6, "database.unusable")
 
 
-def test_a_database_of_a_newer_hub(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_hub(program: LoadedProgram, tmp_path: Path) -> None:
     state = tmp_path / "hub"
     state.mkdir()
     database = Database(sqlite_url(state))
@@ -181,17 +195,17 @@ def test_a_database_of_a_newer_hub(tmp_path: Path) -> None:
     with database.begin() as connection:
         connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     database.close()
-    said = refused(state)
+    said = refused(program, state)
     assert (said.code, said.json["code"]) == (6, "database.newer")
     assert "backup" in said.told
 
 
-def test_a_damaged_key_is_named(tmp_path: Path) -> None:
+def test_a_damaged_key_is_named(program: LoadedProgram, tmp_path: Path) -> None:
     state = tmp_path / "hub"
     with serve(state) as served:
         assert served.end().code == 0
     (state / "pki" / "ca.key").write_text("junk")
-    said = refused(state)
+    said = refused(program, state)
     assert (said.code, said.json["code"]) == (6, "authority.damaged")
     assert "ca.key" in said.told
 

@@ -7,10 +7,13 @@ import pytest
 
 from cloud_hub.training.event_log import EventLog
 from cloud_hub.training.file_job import JobFiles
+from cloud_hub.training.file_job_folders import JobFolders
+from cloud_hub.training.job import JobId
 from cloud_hub.training.job_folder import EVENTS, PROGRESS, JobEvent, Progress
 from cloud_hub.training.round_rules import Closing, Opened
+from shared.durable_file import write_durably
 from shared.errors import ContractError, UnavailableError
-from shared.model.weights import Array, digest_weights
+from shared.model.weights import Array, decode_weights, digest_weights, encode_weights
 from tests.support.manual_clock import ManualClock
 from tests.support.played_fleet import DEVICES, WEIGHTS, make_job
 
@@ -82,6 +85,21 @@ def test_a_checkpoint_is_the_newest_round_and_older_ones_are_dropped(tmp_path: P
         assert int(state["step.count"][0]) == number
     names = sorted(path.name for path in files.rounds.iterdir())
     assert names == ["server-2.npz", "weights-2.npz"]
+
+
+def test_the_hub_reads_the_weights_that_the_progress_is_about(tmp_path: Path) -> None:
+    """A kill between checkpoint.npz and checkpoint.json leaves the first one Round newer."""
+    folders = JobFolders(tmp_path / "learning")
+    job = JobId("job-1")
+    folders.folder(job).mkdir()
+    files = make_job(folders.folder(job))
+    files.make_rounds_folder()
+    progress = _checkpoint(files, 1)
+    newer = encode_weights({"layer.weight": np.full((3, 4), 7.0, np.float32)})
+    write_durably(files.folder / "checkpoint.npz", newer)
+    assert folders.read_progress(job) == progress
+    data = folders.read_weights(job, rounds_done=progress.rounds_done)
+    assert digest_weights(decode_weights(data)) == progress.weights_digest
 
 
 def test_what_was_opened_and_what_is_to_be_said_come_back(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from edge_agent.sources.capture import CaptureLoop, CaptureState
 from edge_agent.sources.item import Window, WindowBatch
 from edge_agent.sources.mailbox import mailbox_for
 from edge_agent.sources.opening import open_source
-from edge_agent.sources.paho_source import MqttSensorsSource, MqttSource, MqttTextSource
+from edge_agent.sources.paho_sensors_source import MqttSensorsSource
+from edge_agent.sources.paho_source import MqttSource, MqttTextSource
 from edge_agent.sources.paho_subscription import MESSAGES_MAX
 from shared.clock import SystemClock
 from shared.errors import ContractError, TransientError

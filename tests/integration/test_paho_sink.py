@@ -290,3 +290,11 @@ def test_a_file_that_is_missing_is_tried_again(broker: LocalBroker, tmp_path: Pa
     password.write_text("any")
     wait_until(lambda: sink.standing == "")
     sink.close()
+
+
+def test_what_waits_when_it_is_closed_is_counted_as_lost() -> None:
+    sink = sink_for(free_port())  # Nobody listens there
+    for item in range(3):
+        sink(decided(scored(0.4), item))
+    sink.close()
+    assert sink.lost_count == 3

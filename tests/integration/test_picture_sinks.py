@@ -160,7 +160,7 @@ class Camera:
 
     def show(self, count: int, *labels: str) -> None:
         for _ in range(count):
-            wait_until(lambda: self._sink._shots.qsize() < 4)
+            wait_until(lambda: len(self._sink._waiting) < 4)
             self._clock.advance(STEP_S)
             item = frame(self._count, gray=40 + self._count)
             self._count += 1
@@ -243,12 +243,12 @@ def test_frames_held_back_stay_under_their_bytes(tmp_path: Path) -> None:
     sink.start()
     noise = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
     for i in range(40):
-        wait_until(lambda: sink._shots.qsize() < 4)
+        wait_until(lambda: len(sink._waiting) < 4)
         clock.advance(STEP_S)
         item = frame(i)
         item.pixels[:] = noise
         sink(decided(boxes()), item)
-    wait_until(sink._shots.empty)
+    wait_until(lambda: not sink._waiting)
     sink.close()
     assert 1 << 19 < sink._held_bytes <= 1 << 20
     assert sink._held_bytes == sum(len(held.jpeg) for held in sink._held)

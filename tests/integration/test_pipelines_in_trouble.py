@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from tests.benchmarks.bench_agent_rss import watch
+from tests.support.mjpeg_server import MjpegServer
 from tests.support.real_fleet import RealHub
 from tests.support.requirements import require_data
 from tests.support.video_agent import PIPELINE, VideoAgent, add_detector
@@ -29,7 +30,17 @@ def hub(tmp_path: Path) -> Iterator[RealHub]:
         yield started
 
 
-def bad_pipelines(folder: Path) -> str:
+@pytest.fixture
+def camera() -> Iterator[MjpegServer]:
+    """One whose picture stands still."""
+    started = MjpegServer()
+    started.is_still = True
+    started.start()
+    yield started
+    started.kill()
+
+
+def bad_pipelines(folder: Path, camera: MjpegServer) -> str:
     (folder / "torn.mp4").write_text("no video\n" * 100)
     (folder / "rows.csv").write_text("x\n" + "1\n" * 50)
     window = "[pipelines.source.window]\nsamples = 4"
@@ -38,6 +49,7 @@ def bad_pipelines(folder: Path) -> str:
         "torn": f'kind = "video"\npath = "{folder}/torn.mp4"',
         "camera": 'kind = "camera"\ndevice = 99',
         "stream": 'kind = "stream"\nurl = "rtsp://user:secret@127.0.0.1:1/a"',
+        "still": f'kind = "stream"\nurl = "{camera.url}"\n[pipelines.frames]\nfrozen_s = 1.0',
         "sensor": f'kind = "mqtt"\ntopic = "a"\nport = 1\n{window}',
         "rows": f'kind = "csv"\npath = "{folder}/rows.csv"\ncolumns = ["x"]\nloop = true\n{window}',
     }
@@ -46,21 +58,28 @@ def bad_pipelines(folder: Path) -> str:
 
 @pytest.mark.timeout(300)
 def test_bad_pipelines_say_what_to_do_and_the_good_one_goes_on(
-    tmp_path: Path, hub: RealHub
+    tmp_path: Path, hub: RealHub, camera: MjpegServer
 ) -> None:
     video = require_data("data/video/car-detection.mp4")
-    agent = VideoAgent(tmp_path, hub, video, pace="realtime", more_toml=bad_pipelines(tmp_path))
+    bad = bad_pipelines(tmp_path, camera)
+    agent = VideoAgent(tmp_path, hub, video, pace="realtime", more_toml=bad)
     agent.start()
     try:
         version = int(add_detector(hub, require_data("models/FastestDet.onnx"))["version"])
         agent.bring(version)
         watch(agent, 40)
         wait_until(lambda: agent.status()["rows"]["state"] == "failing", seconds_max=20.0)
+        wait_until(lambda: agent.status()["still"]["state"] == "frozen", seconds_max=20.0)
         status = agent.status()
+        camera.size, camera.is_still = (320, 180), False
+        wait_until(lambda: agent.status()["still"]["state"] == "running", seconds_max=20.0)
         # A second release is taken back: too slow for an impossible limit.
         again = int(add_detector(hub, _renamed(tmp_path))["version"])
         agent.bring(again, until="undone", latency_ratio_max=0.1, latency_ms_floor=0.0)
-        wait_until(lambda: "model.undone" in _codes(agent), seconds_max=20.0)
+        wait_until(
+            lambda: {"model.undone", "source.moving_again", "source.resized"} <= _codes(agent),
+            seconds_max=20.0,
+        )
         events = agent.events()
         agent.end()
     finally:
@@ -75,11 +94,13 @@ def test_bad_pipelines_say_what_to_do_and_the_good_one_goes_on(
         "camera": "reconnecting",
         "stream": "reconnecting",
         "sensor": "reconnecting",
+        "still": "frozen",
         "rows": "failing",
     }
     assert "There is no video /nowhere/gone.mp4. Check the path." in status["missing"]["detail"]
     assert "Check that it is a video" in status["torn"]["detail"]
-    assert "Check that it is on" in status["camera"]["detail"]
+    assert "There is no /dev/video99." in status["camera"]["detail"]
+    assert "does the camera hang?" in status["still"]["detail"]
     assert "secret" not in status["stream"]["detail"]
     assert "Check that the broker runs there." in status["sensor"]["detail"]
     assert "Give the pipeline a source of the model's kind." in status["rows"]["detail"]
@@ -91,6 +112,9 @@ def test_bad_pipelines_say_what_to_do_and_the_good_one_goes_on(
         ("source.lost", "camera"),
         ("source.lost", "stream"),
         ("source.lost", "sensor"),
+        ("source.frozen", "still"),
+        ("source.moving_again", "still"),
+        ("source.resized", "still"),
         ("inference.failing", "rows"),
     } <= told
     (undone,) = [event for event in events if event["code"] == "model.undone"]

@@ -44,7 +44,7 @@ tell_open_files("self")
 """
 WORKER = """
 from edge_agent.inference.process_session import start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import SystemClock
 from tests.support.onnx_models import echo_spec
 spec, clock = echo_spec(8), SystemClock()

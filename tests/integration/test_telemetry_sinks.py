@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from edge_agent.decisions.decision import Decision, MissedItem
 from edge_agent.sinks.file_sink import FileSink
-from edge_agent.telemetry.procfs_host import ProcfsHost
+from edge_agent.telemetry.procfs_host import ProcfsCpu, ProcfsHost
 from edge_agent.telemetry.sinks import HubSink, ItemCounts, WindowSink
 from shared.errors import ContractError
 from shared.pipeline.sinks import FileSinkSettings, HubSinkSettings, SinkSettings, Which
@@ -329,3 +330,36 @@ def test_what_is_not_there_is_told_as_unknown(tmp_path: Path) -> None:
     assert host.read() == HostRecord(
         window_s=0.0, cpu_share=0.0, rss_bytes=0, disk_free_bytes=0, temperature_c=None
     )
+
+
+def test_cpu_of_another_process_is_the_share_since_it_was_last_looked_at(tmp_path: Path) -> None:
+    clock, ticks = ManualClock(), os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "77" / "stat"
+    stat.parent.mkdir()
+    cpu = ProcfsCpu(clock, proc=tmp_path)
+    shares = []
+    for used_s in (100.0, 107.5):
+        stat.write_text(f"77 (a (b) c) S{' 0' * 10} {int(used_s * ticks)} 0 0 0")
+        shares.append(cpu.share(77))
+        clock.advance(10.0)
+    stat.unlink()  # It has ended
+    assert [*shares, cpu.share(77), cpu.share(78)] == [0.0, 0.75, 0.0, 0.0]
+
+
+def test_a_window_tells_what_sinks_lost_in_it_and_the_memory_of_its_process() -> None:
+    clock, heard, lost = ManualClock(), Heard(), [5]
+    sink = WindowSink(
+        "gate",
+        heard,
+        lambda: ItemCounts(1, 0, sinks_lost=lost[0], worker_rss_bytes=46 << 20),
+        clock,
+        window_s=10.0,
+    )
+    sink(digit(1))
+    lost[0] = 8
+    sink.close()
+    sink(digit(2))
+    sink.close()
+    first, second = heard.windows()
+    assert (first.sinks_lost, first.worker_rss_bytes) == (3, 46 << 20)
+    assert second.sinks_lost is UNSET

@@ -1,5 +1,6 @@
 """One task with real torch and real files: what leaves, what stays, and that it is done once."""
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from edge_agent.training.file_ledger import open_ledger
-from edge_agent.training.node_files import ORDER, NodeOrder
+from edge_agent.training.file_replies import FileReplies
+from edge_agent.training.node_files import ORDER, REPLIES, NodeOrder
 from edge_agent.training.torch_task import TorchTask, clip_update
 from edge_agent.training.torch_trainer import measure, train
 from edge_agent.training.warm_training import WarmTraining
@@ -19,7 +21,8 @@ from shared.learning.task import Encoding, LocalMethod, LocalPrivacy, OptimiserN
 from shared.learning.update_codec import decode_update
 from shared.model.network import ConvolutionNetwork, NetworkSpec
 from shared.model.torch_networks import build_network
-from shared.model.weights import flatten, layout_of, unflatten
+from shared.model.weights import encode_weights, flatten, layout_of, unflatten
+from tests.support.killed_rounds import Instants, in_child
 from tests.support.learning_digits import (
     NETWORK,
     SPEC,
@@ -148,6 +151,53 @@ def test_personal_parameters_stay_and_are_used_again(tmp_path: Path) -> None:
     second = task.run(task_for(base, network=network, round=2), base)
     assert answer.metrics["accuracy_after"] > answer.metrics["accuracy_before"]
     assert second.metrics["accuracy_before"] == answer.metrics["accuracy_after"]
+
+
+def test_a_kill_at_any_instant_of_a_task_pays_once_and_lets_one_answer_leave(
+    tmp_path: Path,
+) -> None:
+    write_digits(tmp_path / "digits.npz", count=40)
+    write_key(tmp_path / "device.key")
+    weights = first_weights()
+    asked = task_for(
+        weights,
+        method=LocalMethod(epochs=1),
+        privacy=LocalPrivacy(clip_norm=1.0, noise_multiplier=2.0),
+    )
+    settings = settings_for(tmp_path / "digits.npz")
+
+    def run(state: Path, kill_at: int) -> bool:
+        def work() -> None:
+            ledger = open_ledger(state / "learning", state / "device.key", settings.privacy)
+            task = TorchTask(state / "learning", settings, ledger)
+            Instants(kill_at)
+            task.run(asked, weights)
+
+        return in_child(work)
+
+    killed_with: list[bool] = []
+    for instant in itertools.count(1):
+        state = tmp_path / f"{instant}"
+        state.mkdir()
+        (state / "device.key").write_bytes((tmp_path / "device.key").read_bytes())
+        replies = FileReplies(state / "learning" / REPLIES)
+        if run(state, instant):
+            break
+        ledger = open_ledger(state / "learning", state / "device.key", settings.privacy)
+        left = replies.find(asked)
+        if left is not None:
+            assert ledger.content().count == 1, f"{instant}: it may leave, and is not paid for"
+        killed_with.append(left is not None)
+        assert run(state, 0), instant
+        after = replies.find(asked)
+        assert after is not None
+        assert ledger.content().count == 1, f"{instant}: paid for twice"
+        if left is not None:
+            assert encode_weights(after.update) == encode_weights(left.update), instant
+            assert after.reply == left.reply
+        assert not list((state / "learning").rglob(".*.tmp")), instant
+    assert len(killed_with) > 15
+    assert killed_with.count(True) >= 1
 
 
 def test_a_norm_is_clipped() -> None:

@@ -27,8 +27,9 @@ from cloud_hub.training.trainer.spec import (
     Start,
     TrainSpec,
 )
-from cloud_hub.training.trainer.torch_device import is_out_of_memory
+from cloud_hub.training.trainer.torch_device import is_out_of_memory, require_gpus
 from cloud_hub.training.trainer.torch_run import run
+from shared.errors import RefusedError
 from shared.exit_codes import UNAVAILABLE
 from shared.model.network import AutoencoderNetwork, ConvolutionNetwork, NetworkSpec
 from shared.model.weights import decode_weights, digest_weights, encode_weights
@@ -312,6 +313,12 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, data: DataSource) ->
     assert at.error["code"] == "training.no_gpu"
 
 
+def test_more_processes_than_gpus_are_refused_with_both_numbers() -> None:
+    require_gpus(2, 2)
+    with pytest.raises(RefusedError, match="4 processes on this machine, and there are 2 GPUs"):
+        require_gpus(4, 2)
+
+
 def test_a_refusal_is_forgotten_when_the_run_is_tried_again(
     tmp_path: Path, data: DataSource
 ) -> None:
@@ -365,4 +372,5 @@ def test_memory_that_runs_out_is_known_as_such() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 50)
     assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

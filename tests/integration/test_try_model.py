@@ -1,13 +1,19 @@
 """run_try on small models: what a stranger gets, and what he is told when something is wrong."""
 
 import json
+import threading
+from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
+from edge_agent.try_live import TryLive
 from edge_agent.try_model import guess_source, run_try
-from edge_agent.try_summary import summary_as_json, summary_as_text
+from edge_agent.try_summary import TrySummary, summary_as_json, summary_as_text
+from shared.clock import SystemClock
 from shared.errors import ContractError, RefusedError
 from shared.model.spec import Decoder, ModelSpec, OutputSpec, Task, TextInput
 from shared.pipeline.sources import (
@@ -18,6 +24,7 @@ from shared.pipeline.sources import (
     ModbusSettings,
     MqttSettings,
     MqttTextSettings,
+    Pace,
     StreamSettings,
     VideoSettings,
 )
@@ -29,6 +36,19 @@ from tests.support.onnx_models import (
     write_zero_model,
 )
 from tests.support.pictures import write_coloured_pictures, write_video
+from tests.support.waiting import wait_until
+
+
+def fetch(url: str, *, token: str) -> tuple[int, bytes]:
+    address = urlsplit(url)
+    assert address.hostname is not None
+    connection = HTTPConnection(address.hostname, address.port, timeout=10.0)
+    try:
+        connection.request("GET", address.path, headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 def write_spec(path: Path, spec: ModelSpec) -> Path:
@@ -56,6 +76,51 @@ def test_items_max_ends_it(tmp_path: Path) -> None:
     assert (
         run_try(write_colour_model(tmp_path / "m.onnx"), spec, str(video), items_max=5).items == 5
     )
+
+
+def test_a_watched_try_serves_its_frames_and_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
+    write_coloured_pictures(tmp_path / "p", count=3, side=SIDE)
+    model = write_colour_model(tmp_path / "m.onnx")
+    spec = write_spec(tmp_path / "s.toml", colour_spec())
+    stop = threading.Event()
+    summaries: list[TrySummary] = []
+    with TryLive(0, clock=SystemClock()) as live:
+        address, _, token = live.address.partition("/?token=")
+
+        def watch() -> None:
+            summaries.append(
+                run_try(model, spec, str(tmp_path / "p"), items_max=0, live=live, stop=stop)
+            )
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            assert fetch(f"{address}/snapshot/try.jpg", token="wrong")[0] == 401
+            wait_until(lambda: fetch(f"{address}/snapshot/try.jpg", token=token)[0] == 200)
+            told = json.loads(fetch(f"{address}/api/pipelines", token=token)[1])["pipelines"][0]
+        finally:
+            stop.set()
+            thread.join(10.0)
+    assert told["latest"]["outcome"]["label"] in {"blue", "green", "red"}
+    assert summaries[0].items > 0
+
+
+def test_the_mean_confidence_is_of_what_was_found(tmp_path: Path) -> None:
+    write_coloured_pictures(tmp_path / "p", count=3, side=SIDE)
+    spec = write_spec(tmp_path / "s.toml", colour_spec())
+    summary = run_try(write_colour_model(tmp_path / "m.onnx"), spec, str(tmp_path / "p"))
+    assert "mean confidence" in summary_as_text(summary)
+    nothing = replace(summary, labels={}, confidence_mean=0.0)
+    assert "found: nothing" in summary_as_text(nothing)
+    assert "mean confidence" not in summary_as_text(nothing)
+
+
+def test_what_is_watched_plays_at_its_own_pace_over_and_over(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    video = guess_source(str(tmp_path / "a.mp4"), colour_spec(), is_watched=True)
+    assert video == VideoSettings(path=str(tmp_path / "a.mp4"), pace=Pace.REALTIME, loop=True)
+    folder = guess_source(str(tmp_path), colour_spec(), is_watched=True)
+    assert folder == FolderSettings(path=str(tmp_path), loop=True)
 
 
 def test_a_sensor_file_is_scored(tmp_path: Path) -> None:

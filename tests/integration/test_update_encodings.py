@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from cloud_hub.training.file_job import JobFiles
 from cloud_hub.training.job_folder import JobPlan
@@ -11,9 +13,10 @@ from cloud_hub.training.order import JobOrder
 from cloud_hub.training.rounds import RoundLoop
 from edge_agent.training.torch_trainer import measure
 from shared.learning.task import Encoding, LocalMethod
+from shared.learning.update_codec import decode_update, encode_update
 from shared.model.preprocess import to_tensor
 from shared.model.torch_networks import build_network
-from shared.model.weights import encode_weights
+from shared.model.weights import Field, Layout, Vector, encode_weights
 from tests.support.learning_digits import (
     NETWORK,
     SPEC,
@@ -80,3 +83,50 @@ def test_int8_updates_cost_a_quarter_of_the_bytes_and_less_than_a_point(tmp_path
     assert small > full - 0.01
     assert full != small, "rounding was there"
     assert 0.25 <= small_bytes / full_bytes < 0.26
+
+
+# ---- What error feedback is for: a convex task, on which rounding is all that differs ------------
+
+SKEWED_DEVICES, SKEWED_ROUNDS, STEPS = 5, 100, 5
+REGRESSION = Layout((Field("w", (65, 10), 0),))
+
+
+def regressed(encoding: Encoding, *, has_feedback: bool) -> Vector:
+    """Return softmax weights that devices with two digits each come to, by FedAvg."""
+    images, labels = digits(slice(0, TRAINED))
+    pixels = images.reshape(len(images), 64).astype(np.float64) / 240.0
+    x = np.hstack([pixels, np.ones((len(pixels), 1))])
+    parts = np.array_split(np.argsort(labels, kind="stable"), SKEWED_DEVICES)
+    residuals = [np.zeros(REGRESSION.size, np.float32) for _ in parts]
+    weights = np.zeros(REGRESSION.size, np.float32)
+    for _ in range(SKEWED_ROUNDS):
+        total = np.zeros(REGRESSION.size, np.float64)
+        for device, part in enumerate(parts):
+            update = softmax_update(weights, x[part], labels[part])
+            if has_feedback:
+                update = update + residuals[device]
+            encoded = encode_update(update, REGRESSION, encoding)
+            residuals[device] = encoded.residual
+            total += decode_update(encoded.arrays, REGRESSION, encoding)
+        weights = (weights + total / len(parts)).astype(np.float32)
+    return weights
+
+
+def softmax_update(weights: Vector, x: NDArray[np.float64], labels: NDArray[np.int64]) -> Vector:
+    w = weights.astype(np.float64).reshape(65, 10)
+    wanted = np.eye(10)[labels]
+    for _ in range(STEPS):
+        scores = np.exp(x @ w - (x @ w).max(axis=1, keepdims=True))
+        w = w - 0.5 * x.T @ (scores / scores.sum(axis=1, keepdims=True) - wanted) / len(x)
+    return (w.ravel() - weights).astype(np.float32)
+
+
+def test_error_feedback_keeps_int8_on_the_way_that_fp32_takes() -> None:
+    full = regressed(Encoding.FP32, has_feedback=False)
+    with_it, without = (
+        float(np.linalg.norm(regressed(Encoding.INT8, has_feedback=has) - full))
+        / float(np.linalg.norm(full))
+        for has in (True, False)
+    )
+    assert with_it < 0.001
+    assert without > 10 * with_it

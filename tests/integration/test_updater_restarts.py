@@ -13,6 +13,8 @@ from tests.support.release_peer import ReleasePeer
 from tests.support.tiny_releases import Kind, publish
 from tests.support.updater_bench import Bench
 
+RESTARTS = 5
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
@@ -164,7 +166,18 @@ def test_a_fetch_that_outlives_too_many_restarts_is_refused(state: Path, store: 
     bench.target(publish(store, version=2, kind=Kind.BETTER), revision=2)
     bench.peer.errors = [TransientError("link.down", "No answer.")]
     bench.step()
-    for _ in range(STORES_MAX):
+    counts = []
+    for _ in range(RESTARTS):
+        attempt = offline(state, store).journal.attempt
+        assert attempt is not None
+        counts.append(attempt.stores_count)
+    assert counts == sorted(set(counts)), "every restart counts"
+    # As dozens more of them leave it.
+    left = json.loads(journal_path(state).read_bytes())
+    left["attempt"]["stores_count"] = STORES_MAX - 2
+    journal_path(state).write_text(json.dumps(left))
+    assert offline(state, store).model.state is not UpdateState.REFUSED
+    for _ in range(2):
         bench = offline(state, store)
     assert bench.serving == 1
     assert bench.model.state is UpdateState.REFUSED

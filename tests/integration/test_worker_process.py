@@ -18,9 +18,9 @@ import pytest
 
 from edge_agent.inference import process_lane
 from edge_agent.inference.process_session import WorkerSession, start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
 from edge_agent.inference.session_loader import is_isolated
 from edge_agent.inference.settings import Isolation
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import SystemClock
 from shared.errors import RefusedError, TransientError
 from shared.model.spec import Decoder, ModelSpec
@@ -90,6 +90,8 @@ def test_a_death_is_told_with_its_cause_and_the_next_run_is_answered(
     os.kill(first, number)
     errors = run_until_answered(started, buffer)
     assert all(error.code == "worker.lost" for error in errors)
+    wait_until(lambda: started.standing.restarts_count)  # A run may be faster than the signal
+    pid_of(started)
     standing = started.standing
     assert standing.pid != first
     assert (standing.restarts_count, standing.last_cause) == (1, says)
@@ -136,7 +138,9 @@ def test_a_kill_in_the_middle_of_many_runs_costs_only_those_in_flight(
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_stuck_and_replaced(started: WorkerSession) -> None:
-    os.kill(pid_of(started), signal.SIGSTOP)
+    worker = psutil.Process(pid_of(started))
+    worker.suspend()
+    wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)  # A run may be faster
     (error,) = run_until_answered(started, started.new_input())
     assert "stuck for 1 s" in str(error)
     assert started.standing.last_cause == "stuck for 1 s"
@@ -261,7 +265,7 @@ AGENT = """
 import sys
 from pathlib import Path
 from edge_agent.inference.process_session import start_worker
-from edge_agent.inference.process_supervision import WorkerLimits
+from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import SystemClock
 from tests.integration.test_worker_process import score_spec
 start_worker(Path(sys.argv[1]), score_spec(8), WorkerLimits(run_s_max=60.0), threads=1,

@@ -23,6 +23,7 @@ from shared.wire.records import (
     Record,
     RecordBatch,
     Scored,
+    StageTimes,
     TelemetryRecord,
     Watermark,
 )
@@ -88,6 +89,38 @@ _BODIES = (
     ),
     EventRecord(code="source.lost", text="Die Kamera antwortet nicht – nächster Versuch."),
 )
+_NUMBERS = (
+    TelemetryRecord(
+        pipeline="door",
+        model="digits",
+        version=3,
+        window_s=10.0,
+        items_in=100,
+        items_decided=97,
+        items_dropped=2,
+        items_failed=1,
+        latency_ms_p50=5.5,
+        latency_ms_p95=9.5,
+        latency_ms_max=20.0,
+        inference_ms_p50=3.5,
+        inference_ms_p95=4.5,
+        confidence_mean=0.875,
+        swap_pause_ms_max=0.25,
+        labels={},
+        items_gated=5,
+        stages={"wait": StageTimes(0.5, 1.5, 2.5)},
+        sinks_lost=4,
+        worker_rss_bytes=46_000_000,
+    ),
+    HostRecord(
+        window_s=10.0,
+        cpu_share=0.5,
+        rss_bytes=120_000_000,
+        disk_free_bytes=5_000_000_000,
+        workers_rss_bytes=46_000_000,
+        workers_cpu_share=0.75,
+    ),
+)
 
 GOLDEN: Mapping[str, Message] = {
     "presence.birth.v1": Presence(
@@ -139,6 +172,28 @@ GOLDEN: Mapping[str, Message] = {
         ),
         pipelines=(
             PipelineReport(pipeline="door", model="digits", state="running", detail="10 a second"),
+        ),
+    ),
+    "records.numbers.v1": RecordBatch(
+        stream="0123456789abcdef",
+        since=0,
+        records=tuple(
+            Record(sequence=sequence, at_ms=SENT_MS, body=body)
+            for sequence, body in enumerate(_NUMBERS, 1)
+        ),
+    ),
+    "report.source.v1": Report(
+        target_revision=5,
+        at_ms=SENT_MS,
+        models=(),
+        pipelines=(
+            PipelineReport(
+                pipeline="door",
+                model="digits",
+                state="waiting for a model",
+                is_ordered=True,
+                source="running",
+            ),
         ),
     ),
     "report.learning.v1": Report(

@@ -1,12 +1,15 @@
 """Runs one Job again and again, killed at each instant at which its disk changes, then resumed.
 
-`python -m tests.support.killed_rounds FOLDER FIRST STEP`: kills at instants FIRST, FIRST + STEP ...
-and prints one JSON line for each: what the resumed Job came to. The line of instant 0 is of a Job
-that nobody killed. Kills are SIGKILL, each in a process of its own.
+`python -m tests.support.killed_rounds FOLDER FIRST STEP [private]`: kills at instants FIRST, FIRST
++ STEP ... and prints one JSON line for each: what the Job had come to at the kill, and what the
+resumed one came to. The line of instant 0 is of a Job that nobody killed. `private`: under central
+privacy, every seed of noise that is drawn is noted in a file that outlives the kill. Kills are
+SIGKILL, each in a process of its own.
 """
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -17,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cloud_hub.training.event_tally import EventTally
 from cloud_hub.training.file_job import JobFiles
 from cloud_hub.training.fleet import Answer, Reply
+from cloud_hub.training.order import CentralPrivacy
 from cloud_hub.training.rounds import RoundLoop
 from shared.errors import IsthmusError
 from shared.model.weights import Array
@@ -27,6 +32,7 @@ from tests.support.played_fleet import PlayedFleet, make_job
 
 CHANGES = ("os.rename", "os.remove", "os.link", "os.rmdir", "os.mkdir", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR
+PRIVACY = CentralPrivacy(clip_norm=1.0, noise_multiplier=2.0)
 
 
 class Instants:
@@ -77,8 +83,21 @@ def _times(factor: float) -> Callable[[Reply], Reply]:
     return change
 
 
+def note_draws(path: Path) -> None:
+    """Note in a file each secret seed that is drawn from here on; there is none but of noise."""
+    noted = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    draw = secrets.randbits
+
+    def randbits(count: int) -> int:
+        os.write(noted, b".")
+        return draw(count)
+
+    secrets.randbits = randbits
+
+
 def run_once(folder: Path, kill_at: int) -> None:
     """Run the Job until it ends, or until it is killed."""
+    note_draws(folder / "drawn")
     clock = ManualClock()
     fleet = CountingFleet(clock, folder / "given")
     instants = Instants(kill_at)
@@ -102,6 +121,19 @@ def in_child(work: Callable[[], None]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
+def privacy_of(folder: Path) -> dict[str, object]:
+    """What the hub knows of a Job's privacy, and how often noise was drawn for it."""
+    files = JobFiles(folder)
+    tally = EventTally({}, {})
+    tally.add(files.read_events())
+    told = [one.epsilon for one in tally.rounds.values() if one.epsilon is not None]
+    drawn = folder / "drawn"
+    return {
+        "epsilon": max(told, default=0.0),
+        "drawn": drawn.stat().st_size if drawn.exists() else 0,
+    }
+
+
 def outcome(folder: Path, instant: int, *, was_killed: bool) -> dict[str, object]:
     """What a test wants to know of a Job that is over."""
     files = JobFiles(folder)
@@ -117,20 +149,27 @@ def outcome(folder: Path, instant: int, *, was_killed: bool) -> dict[str, object
             [e.number, e.code, e.round, e.device, sorted(e.numbers)] for e in files.read_events()
         ],
         "left": sorted(
-            p.name for p in (*files.rounds.iterdir(), *folder.iterdir()) if p.name != "seen"
+            p.name
+            for p in (*files.rounds.iterdir(), *folder.iterdir())
+            if p.name not in ("seen", "drawn")
         ),
+        "epsilon": result.epsilon,
+        "resumed": privacy_of(folder),
     }
 
 
 def main() -> None:
     base, first, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    privacy = PRIVACY if sys.argv[4:] == ["private"] else None
     for instant in chain((0,), count(first, step)):
         folder = base / f"job-{instant}"
-        make_job(folder)
+        make_job(folder, central_privacy=privacy)
         is_whole = in_child(lambda folder=folder, at=instant: run_once(folder, at))  # type: ignore[misc]
+        at_kill = privacy_of(folder)
         if not is_whole:
             assert in_child(lambda folder=folder: run_once(folder, 0)), instant  # type: ignore[misc]
-        print(json.dumps(outcome(folder, instant, was_killed=not is_whole)), flush=True)
+        line = outcome(folder, instant, was_killed=not is_whole) | {"at_kill": at_kill}
+        print(json.dumps(line), flush=True)
         shutil.rmtree(folder)
         if is_whole and instant > 0:
             return

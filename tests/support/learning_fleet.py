@@ -51,7 +51,7 @@ load_max = 1000.0
 temperature_c_max = 150.0
 on_battery = true
 on_metered = true
-poll_s = 0.1
+poll_s = 0.3
 {more}
 [[learning.samples]]
 model = "{model}"

@@ -175,10 +175,15 @@ class NodeBench:
 
     def open_run(self, job: str) -> PlayedServer:
         """Return the ServerApp's end of a Job that is wanted."""
-        node = self.superlink.wait_for_node(DEVICE)
-        path = self.folder / job / "served.json"
-        wait_until(path.exists, seconds_max=60)
-        return PlayedServer(json.loads(path.read_text()), self.superlink.ca_path, node.node_id)
+        return played_server(self.superlink, job, self.folder, DEVICE)
+
+
+def played_server(superlink: RunningSuperLink, job: str, folder: Path, device: str) -> PlayedServer:
+    """Return the ServerApp's end of a Job that is wanted, towards one of its devices."""
+    node = superlink.wait_for_node(device)
+    path = folder / job / "served.json"
+    wait_until(path.exists, seconds_max=60)
+    return PlayedServer(json.loads(path.read_text()), superlink.ca_path, node.node_id)
 
 
 def reply_in(message: Message) -> LearningReply:

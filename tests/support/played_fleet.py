@@ -39,7 +39,7 @@ SPEC = ModelSpec(
 
 
 def make_job(folder: Path, *, weights: Mapping[str, Array] = WEIGHTS, **order: object) -> JobFiles:
-    """A Job's folder as the hub writes it, for DEVICES."""
+    """A Job's folder as the hub writes it, for DEVICES unless the order names others."""
     files = JobFiles(folder)
     fields: dict[str, object] = {
         "model": "tones",
@@ -48,12 +48,13 @@ def make_job(folder: Path, *, weights: Mapping[str, Array] = WEIGHTS, **order: o
         "deadline_s": 10.0,
         "gather_s": 20.0,
     }
+    wanted = JobOrder(**{**fields, **order})  # type: ignore[arg-type]
     plan = JobPlan(
         job="job-1",
-        order=JobOrder(**{**fields, **order}),  # type: ignore[arg-type]
+        order=wanted,
         spec=SPEC,
         network=NetworkSpec(architecture=DenseNetwork(), personal=("head.",)),
-        devices=DEVICES,
+        devices=wanted.devices,
         standing_path=str(folder / "standing.json"),
     )
     files.create(plan, encode_weights(weights))

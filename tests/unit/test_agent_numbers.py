@@ -36,10 +36,17 @@ PIPELINE = PipelineNumbers(
     items_per_s=9.9,
     stages={"wait": StageTimes(0.1, 0.2, 0.3), "run": StageTimes(7.0, 8.0, 9.0)},
     sinks_lost=2,
+    lost_by_sink={"mqtt": 2},
     sinks=("mqtt: The broker does not answer.",),
 )
 WORKER = WorkerNumbers(
-    model="cars", version=3, pid=77, restarts_count=2, last_cause="stuck", rss_bytes=46 << 20
+    model="cars",
+    version=3,
+    pid=77,
+    restarts_count=2,
+    last_cause="stuck",
+    rss_bytes=46 << 20,
+    cpu_share=0.75,
 )
 NUMBERS = AgentNumbers(host=HOST, pipelines=(PIPELINE,), workers=(WORKER,))
 
@@ -80,7 +87,8 @@ def test_top_shows_what_a_person_looks_for() -> None:
         "1,000",
         "300",
         "7.0/8.0/9.0",
-        "42% of a core",
+        "42% + 75% of a core",
+        "age of what waits in the queue",
         "70 + 46 MiB",
         "52 °C",
         "The broker does not answer.",
@@ -90,25 +98,59 @@ def test_top_shows_what_a_person_looks_for() -> None:
     assert "has not said anything" in shown(None)
 
 
-def test_prometheus_reads_every_number() -> None:
+def samples_of(body: bytes) -> dict[tuple[object, ...], float]:
+    """Return every sample, read by Prometheus' own parser; none is there twice."""
+    found: dict[tuple[object, ...], float] = {}
+    for family in text_string_to_metric_families(body.decode()):
+        assert family.documentation, family.name
+        assert family.type in ("counter", "gauge"), family.name
+        for sample in family.samples:
+            key = (sample.name, *sorted(sample.labels.items()))
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def test_prometheus_reads_every_number_once() -> None:
     body, kind = exposition(NUMBERS)
     assert kind.startswith("text/plain")
-    found = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
     own = (("model", "cars"), ("pipeline", "gate[1]"))
-    assert found[("isthmus_items_in_total", *own)] == 1000
-    assert found[("isthmus_items_gated_total", *own)] == 300
-    assert found[("isthmus_items_failed_total", *own)] == 10
-    assert found[("isthmus_model_version", *own)] == 3
-    stage = (*own, ("quantile", "0.95"), ("stage", "run"))
-    assert found[("isthmus_stage_milliseconds", *stage)] == 8.0
     worker = (("model", "cars"), ("version", "3"))
-    assert found[("isthmus_worker_restarts_total", *worker)] == 2
-    assert found[("isthmus_agent_cpu_share",)] == 0.42
-    assert found[("isthmus_temperature_celsius",)] == 51.5
+    stages: dict[tuple[object, ...], float] = {
+        ("isthmus_stage_milliseconds", *own, ("quantile", quantile), ("stage", stage)): value
+        for stage, times in PIPELINE.stages.items()
+        for quantile, value in zip(
+            ("0.5", "0.95", "0.99"), (times.ms_p50, times.ms_p95, times.ms_p99), strict=True
+        )
+    }
+    expected: dict[tuple[object, ...], float] = {
+        ("isthmus_items_in_total", *own): 1000,
+        ("isthmus_items_gated_total", *own): 300,
+        ("isthmus_items_dropped_total", *own): 50,
+        ("isthmus_items_decided_total", *own): 640,
+        ("isthmus_items_failed_total", *own): 10,
+        ("isthmus_sinks_lost_total", *own): 2,
+        ("isthmus_sink_lost_total", *own, ("sink", "mqtt")): 2,
+        ("isthmus_model_version", *own): 3,
+        ("isthmus_pipeline_state", *own, ("state", "running")): 1,
+        **stages,
+        ("isthmus_worker_restarts_total", *worker): 2,
+        ("isthmus_worker_rss_bytes", *worker): 46 << 20,
+        ("isthmus_worker_cpu_share", *worker): 0.75,
+        ("isthmus_agent_cpu_share",): 0.42,
+        ("isthmus_agent_rss_bytes",): 70 << 20,
+        ("isthmus_disk_free_bytes",): 9 << 30,
+        ("isthmus_temperature_celsius",): 51.5,
+    }
+    assert samples_of(body) == expected
+
+
+def test_every_name_has_one_help_and_one_type() -> None:
+    lines = exposition(NUMBERS)[0].decode().splitlines()
+    for word in ("HELP", "TYPE"):
+        names = [line.split()[2] for line in lines if line.startswith(f"# {word} ")]
+        assert names, word
+        assert len(names) == len(set(names)), word
 
 
 def test_the_rate_is_of_the_last_seconds_only() -> None:

@@ -97,3 +97,40 @@ def test_stop_is_not_the_end_of_the_source() -> None:
     assert loop.status.state is CaptureState.STOPPED
     assert not mailbox.is_over
     assert source.closed_count >= 1
+
+
+def test_no_item_is_read_before_somebody_takes_items_and_none_while_nobody_does() -> None:
+    source = ScriptedSource([frame_of(0), frame_of(1), frame_of(2)])
+    mailbox, answers, read = Mailbox(Keep.EVERY), [False, False, True, False, True, True, True], []
+
+    def wait(seconds: float) -> bool:
+        assert 0.0 < seconds < 1.0
+        read.append((source.opened_count, mailbox.counts.items_in))
+        return answers.pop(0)
+
+    loop = CaptureLoop(source, mailbox, ManualClock(), wait_for_taker=wait)
+    loop.run(threading.Event())
+    assert read == [(1, 0), (1, 0), (1, 0), (1, 1), (1, 1), (1, 2), (1, 3)]
+    assert loop.status.state is CaptureState.ENDED
+    assert mailbox.counts.items_in == 3
+
+
+def test_what_is_wrong_with_a_source_is_said_before_anybody_takes_items() -> None:
+    source = ScriptedSource([], opens=[WRONG])
+    loop = CaptureLoop(source, Mailbox(Keep.EVERY), ManualClock(), wait_for_taker=lambda _: False)
+    loop.run(threading.Event())
+    assert loop.status.state is CaptureState.FAILED
+
+
+def test_a_stop_ends_the_wait_for_somebody_who_takes_items() -> None:
+    stop = threading.Event()
+
+    def wait(_: float) -> bool:
+        stop.set()
+        return False
+
+    loop = CaptureLoop(
+        ScriptedSource([frame_of(0)]), Mailbox(Keep.EVERY), ManualClock(), wait_for_taker=wait
+    )
+    loop.run(stop)
+    assert loop.status.state is CaptureState.STOPPED

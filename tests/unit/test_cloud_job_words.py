@@ -161,6 +161,7 @@ def test_runs_are_named_by_what_they_are_for() -> None:
     assert run_name(replace(RUN, kind=RunKind.FOLD, fold=1)) == "Fold 1"
     assert {run_name(replace(RUN, kind=kind, fold=0)) for kind in RunKind} == {
         "The run", "Fold 0", "Trial 3", "The model itself", "The ensemble",
+        "The report",
     }  # fmt: skip
 
 

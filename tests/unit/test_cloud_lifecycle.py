@@ -224,3 +224,24 @@ def test_a_stopped_job_waits_for_its_runs_and_keeps_what_there_is() -> None:
     nothing = next_move(stopping, [run(0, STOPPED)])
     assert isinstance(nothing, Finish)
     assert nothing.result_run is None
+
+
+def test_a_job_that_failed_leaves_what_it_had_learned_and_folds_leave_nothing() -> None:
+    known = replace(run(0, FAILED), progress=RunProgress(best_value=0.7))
+    move = next_move(job(), [known])
+    assert isinstance(move, Finish)
+    assert (move.event, move.result_run, move.value) == (JobEvent.FAILED, 0, 0.7)
+    nothing = next_move(job(), [run(0, FAILED)])
+    assert isinstance(nothing, Finish)
+    assert nothing.result_run is None
+    fold = replace(known, kind=RunKind.FOLD)
+    folds = next_move(job(folds=2), [fold, run(1, STOPPED, kind=RunKind.FOLD)])
+    assert isinstance(folds, Finish)
+    assert folds.result_run is None
+
+
+def test_a_report_is_no_model_to_go_on_from() -> None:
+    explained = run(0, STOPPED, kind=RunKind.EXPLAIN, value=0.5)
+    move = next_move(replace(job(), is_stopping=True), [explained])
+    assert isinstance(move, Finish)
+    assert (move.event, move.result_run) == (JobEvent.STOPPED, None)

@@ -194,6 +194,27 @@ def test_inference_that_fails_is_said_where_items_come(
     )
 
 
+@pytest.mark.parametrize(
+    ("capture", "failing", "expected"),
+    [
+        (CaptureState.RUNNING, "", "frozen"),
+        (CaptureState.RUNNING, "no", "failing"),
+        (CaptureState.STALLED, "", "stalled"),
+    ],
+)
+def test_a_picture_that_stands_still_is_said_where_frames_come(
+    capture: CaptureState, failing: str, expected: str
+) -> None:
+    state, _ = pipeline_state(
+        CaptureStatus(capture, "why"),
+        is_waiting_for_model=False,
+        is_over=False,
+        failing=failing,
+        is_frozen=True,
+    )
+    assert state == expected
+
+
 def test_a_trial_that_could_see_no_evidence_is_refused_at_start() -> None:
     with pytest.raises(ContractError, match=r"0\.01"):
         parse_toml(b"companion_share = 0.0", DecisionSettings, name="agent.toml")

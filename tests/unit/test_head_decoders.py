@@ -172,3 +172,65 @@ def test_a_setting_that_a_head_does_not_have_is_named(
             input=IMAGE,
             output=OutputSpec(classes=CLASSES, **options),
         )
+
+
+# Known answers: worked out by hand from the formulas of the heads' own repositories.
+
+
+def test_yolox_of_a_known_cell() -> None:
+    """(x, y) = (tx + column, ty + row) x stride, (w, h) = exp(tw, th) x stride.
+
+    Megvii-BaseDetection/YOLOX, yolox/utils/demo_utils.py, demo_postprocess.
+    """
+    rows = np.zeros((CELLS, 8), np.float32)
+    # Stride 16: its cells come after the 96 of stride 8; row 1, column 2 of 6.
+    rows[96 + 1 * 6 + 2] = [0.25, 0.5, math.log(2.0), math.log(1.5), 0.9, 0.1, 0.8, 0.2]
+    found = decode(spec_of(Decoder.YOLOX), rows[None])
+    # Centre (2.25 x 16, 1.5 x 16) = (36, 24), size (32, 24): corners (20, 12, 52, 36).
+    assert found.corners[0] * [WIDTH, HEIGHT, WIDTH, HEIGHT] == pytest.approx([20, 12, 52, 36])
+    assert found.scores.tolist() == pytest.approx([0.72])
+    assert found.classes.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("centre", "corners"),
+    [(0.0, [12.0, 0.0, 56.0, 40.0]), (0.5, [20.0, 8.0, 64.0, 48.0])],
+    ids=["plus", "before plus"],
+)
+def test_nanodet_of_a_known_cell(centre: float, corners: list[float]) -> None:
+    """A side is the mean of its distribution, in strides, from the cell's point.
+
+    RangiLyu/nanodet, nanodet_plus_head.py: get_single_level_center_priors (column x stride, row x
+    stride), distribution_project (Integral: softmax, weighted by 0..reg_max), distance2bbox
+    (x - left, y - top, x + right, y + bottom). gfl_head.py, before Plus: the middle of the cell.
+    """
+    log3, never = math.log(3.0), -80.0
+    bins = [
+        [never, log3, 0.0, never, never],  # 3/4 at 1, 1/4 at 2: 1.25 strides
+        [never, 0.0, never, never, never],  # 1
+        [never, 0.0, 0.0, never, never],  # 1.5
+        [0.0, 0.0, 0.0, 0.0, never],  # (0 + 1 + 2 + 3) / 4 = 1.5
+    ]
+    rows = np.zeros((CELLS, 3 + 4 * (REG_MAX + 1)), np.float32)
+    rows[96 + 1 * 6 + 2, :3] = [0.1, 0.2, 0.95]  # Stride 16; row 1, column 2: the point (32, 16)
+    rows[96 + 1 * 6 + 2, 3:] = np.concatenate(bins)
+    found = decode(spec_of(Decoder.NANODET, reg_max=REG_MAX, cell_centre=centre), rows[None])
+    assert found.corners[0] * [WIDTH, HEIGHT, WIDTH, HEIGHT] == pytest.approx(corners, abs=1e-3)
+    assert found.scores.tolist() == pytest.approx([0.95])
+    assert found.classes.tolist() == [2]
+
+
+def test_whole_boxes_are_thinned_and_cut_afterwards() -> None:
+    """Two cars that stick out of the picture at one edge: what is left of them is alike.
+
+    As ultralytics does it (non_max_suppression, then scale_boxes with clip_boxes).
+    """
+    columns = np.zeros((1, 7, 2), np.float32)
+    columns[0, :4, 0] = [0.0, 32.0, 40.0, 30.0]  # 20 within the picture, 20 without
+    columns[0, :4, 1] = [-30.0, 32.0, 100.0, 30.0]  # 20 within, 80 without: overlap 40 of 100
+    columns[0, 4] = [0.9, 0.8]
+    spec = spec_of(Decoder.YOLO_V8)
+    placement = place(WIDTH, HEIGHT, IMAGE)
+    found = detected_boxes((columns,), spec, placement=placement, overlap_max=0.45)
+    assert len(found) == 2
+    assert np.ptp(found.corners, axis=0).max() == pytest.approx(0.0, abs=1e-6)

@@ -1,8 +1,11 @@
 """OperatorEvents: what is told, when, and how often."""
 
+from dataclasses import replace
+
 import pytest
 
 from edge_agent.sources.capture import CaptureState, CaptureStatus
+from edge_agent.sources.source import Resized
 from edge_agent.telemetry.events import (
     COUNTS_S,
     EVENTS_MAX,
@@ -78,6 +81,50 @@ def test_a_source_that_stops_is_told(state: CaptureState, code: str) -> None:
     told = events()
     assert codes(told, 0.0, state=state) == [code]
     assert codes(told, EVENTS_S * 2, state=state) == []
+
+
+def test_a_stalled_source_is_told_as_such_and_the_tries_to_get_it_back_are_not() -> None:
+    told = events()
+    assert codes(told, 0.0, state=CaptureState.STALLED) == ["source.stalled"]
+    assert codes(told, 1.0, state=CaptureState.RECONNECTING) == []
+    assert codes(told, 2.0, state=CaptureState.STALLED) == []
+    assert codes(told, 3.0) == ["source.back"]
+    assert codes(told, 4.0, state=CaptureState.RECONNECTING) == ["source.lost"]
+    assert codes(told, 5.0, state=CaptureState.STALLED) == []
+
+
+def test_a_picture_that_stands_still_and_moves_again_is_told_once_each() -> None:
+    told = events()
+
+    def codes_of(state: CaptureState, *, is_frozen: bool) -> list[str]:
+        now = replace(standing(state), is_frozen=is_frozen)
+        return [event.code for event in told.of_pipelines([now], now_s=1.0)]
+
+    running = CaptureState.RUNNING
+    assert codes_of(running, is_frozen=False) == []
+    assert codes_of(running, is_frozen=True) == ["source.frozen"]
+    assert codes_of(running, is_frozen=True) == []
+    assert codes_of(CaptureState.STALLED, is_frozen=True) == ["source.stalled"]
+    assert codes_of(running, is_frozen=True) == ["source.back"]
+    assert codes_of(running, is_frozen=False) == ["source.moving_again"]
+
+
+def test_a_change_of_resolution_is_told_with_the_new_one_and_not_too_often() -> None:
+    told = events()
+
+    def texts_of(resized: Resized, now_s: float) -> list[str]:
+        now = replace(standing(CaptureState.RUNNING), resized=resized)
+        found = told.of_pipelines([now], now_s=now_s)
+        assert all(event.code == "source.resized" for event in found)
+        return [event.text for event in found]
+
+    assert texts_of(Resized(), 0.0) == []
+    assert texts_of(Resized(1, "640x480"), 1.0) == [
+        "The pictures of pipeline door changed their size, 1 times so far; it is 640x480 now."
+    ]
+    assert texts_of(Resized(2, "1280x720"), 2.0) == []
+    (later,) = texts_of(Resized(3, "640x480"), COUNTS_S + 1.0)
+    assert "3 times so far" in later
 
 
 def test_a_source_that_comes_and_goes_is_told_rarely_and_how_it_stands_at_last() -> None:

@@ -26,6 +26,7 @@ from shared.pipeline.sources import (
     StreamSettings,
     VideoSettings,
     WindowSettings,
+    waits_for_model,
     without_password,
 )
 from tests.support.manual_clock import ManualClock
@@ -39,6 +40,9 @@ EXAMPLES = {
     ),
     'kind = "stream"\nurl = "rtsp://10.0.0.1/a"\nread_timeout_s = 2': StreamSettings(
         url="rtsp://10.0.0.1/a", read_timeout_s=2.0
+    ),
+    'kind = "camera"\ndevice = "/dev/v4l/by-id/usb-cam"': CameraSettings(
+        device="/dev/v4l/by-id/usb-cam"
     ),
     'kind = "camera"\ndevice = 1\nwidth = 640': CameraSettings(device=1, width=640),
     'kind = "csv"\npath = "a.csv"\ncolumns = ["x"]\nrate_hz = 10\nwindow = {samples = 8}': (
@@ -93,6 +97,10 @@ def test_a_source_as_written_by_a_person(text: str) -> None:
         ('kind = "folder"\npath = "a"\nfps = -1', "fps"),
         ('kind = "movie"\npath = "a"', "movie"),
         ('kind = "stream"\nurl = "file:///etc/passwd"', "url"),
+        ('kind = "stream"\nurl = "rtsp://a/b"\nsize_check_s = -1', "size_check_s"),
+        ('kind = "camera"\ndevice = 256', "device"),
+        ('kind = "camera"\ndevice = "/dev/watchdog"', "device"),
+        ('kind = "camera"\ndevice = "/dev/v4l/by-id/../../watchdog"', "device"),
         ('kind = "csv"\npath = "a"\ncolumns = []\nwindow = {samples = 8}', "columns"),
         ('kind = "csv"\npath = "a"\ncolumns = ["x", "x"]\nwindow = {samples = 8}', "twice"),
         ('kind = "csv"\npath = "a"\ncolumns = ["x"]\nwindow = {samples = 0}', "samples"),
@@ -135,3 +143,20 @@ def test_a_password_never_shows() -> None:
     source = open_source(StreamSettings(url="rtsp://user:secret@10.0.0.1/a"), ManualClock())
     assert source.description == "the stream rtsp://10.0.0.1/a"
     assert without_password("http://u:p@host:80/x@y") == "http://host:80/x@y"
+
+
+@pytest.mark.parametrize(
+    ("text", "waits"),
+    [
+        ('kind = "video"\npath = "a.mp4"', True),
+        ('kind = "video"\npath = "a.mp4"\ndelivery = "newest"', False),
+        ('kind = "lines"\npath = "a.txt"', True),
+        ('kind = "camera"', False),
+        ('kind = "host"\nchannels = ["cpu_share"]\nwindow = {samples = 8}', False),
+    ],
+)
+def test_only_a_recording_whose_every_item_counts_waits_for_its_model(
+    text: str, waits: bool
+) -> None:
+    settings = msgspec.toml.decode(text.encode(), type=SourceSettings)
+    assert waits_for_model(settings) is waits

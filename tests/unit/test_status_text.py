@@ -3,6 +3,7 @@
 import msgspec
 
 from edge_agent.file_status import AgentStatus
+from edge_agent.local_servers import LIVE, METRICS, LocalServer
 from edge_agent.status_text import status_lines, why_lines
 from shared.release.receipt import Receipt, ReceiptOutcome
 from shared.wire.report import (
@@ -81,8 +82,29 @@ def test_the_status_says_link_pipelines_models_and_outbox() -> None:
     assert "failed (No such file.)" in text
     assert "release 2 int8" in text
     assert "release 3: It was worse." in text
-    assert "12 records, 4 KiB wait for the hub; 3 dropped" in text
+    assert "12 records, 4 KiB waiting for the hub; 3 dropped" in text
     assert "NOT connected" in next(status_lines(status(is_connected=False)))
+
+
+def test_the_status_names_what_is_served_beside_the_device_and_never_a_token() -> None:
+    servers = (
+        LocalServer(name=METRICS, url="http://0.0.0.0:9108/metrics"),
+        LocalServer(name=LIVE, url="http://[::1]:8088/", token_path="/state/live.token"),
+    )
+    said = msgspec.structs.replace(status(is_connected=True), servers=servers)
+    text = "\n".join(status_lines(said))
+    assert (
+        "metrics   on at http://0.0.0.0:9108/metrics (reachable from other machines); it asks for "
+        "no token" in text
+    )
+    assert (
+        "live view on at http://[::1]:8088/ (this machine only); its token is in /state/live.token"
+        in text
+    )
+    off = (LocalServer(name=METRICS), LocalServer(name=LIVE, trouble="The port is taken."))
+    text = "\n".join(status_lines(msgspec.structs.replace(said, servers=off)))
+    assert "metrics   off: the file has no [metrics]" in text
+    assert "live view off: The port is taken." in text
 
 
 def test_why_names_the_wish_the_proof_and_what_was_not_kept() -> None:

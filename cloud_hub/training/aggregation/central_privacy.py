@@ -18,6 +18,8 @@ Pure but for the seed of the noise, which comes from the operating system.
    low bits can tell more than epsilon says (Mironov 2012, "On Significance of the Least Significant
    Bits"), and PCG64 is not a cipher. The rounding to float32 takes most of the low bits away; who
    has to withstand an attack on these needs a discrete mechanism.
+5. A release is paid for before its noise is drawn, and each time it is drawn: a Round that is
+   closed again after a kill may hold other updates, and then is another release.
 """
 
 import math
@@ -84,9 +86,14 @@ class Accountant:
         return limit is not None and self.epsilon_after_next > limit
 
     def charge(self) -> float:
-        """Count one Round; return what has been spent. To be called before its weights are used."""
+        """Count one Round; return what has been spent. To be called before its noise is drawn."""
         self._spent = add(self._spent, self._one)
         return self.epsilon
+
+    def charge_at_least(self, releases_count: int) -> None:
+        """Count as many Rounds as were paid for, where a kill left fewer in the state."""
+        paid = (releases_count * rdp for rdp in self._one)
+        self._spent = tuple(max(pair) for pair in zip(self._spent, paid, strict=True))
 
     def state(self) -> dict[str, Array]:
         """Return all that a resumed Job needs, as arrays to put into one .npz."""

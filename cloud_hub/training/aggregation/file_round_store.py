@@ -50,7 +50,19 @@ from shared.model.weights import Layout, Vector
 
 FOLDED_MAX = 16
 SPOOL_BYTES_MAX = 64 << 30
-OUTCAST_CODES = frozenset({"update.not_finite", "update.norm"})
+# What only a faulty or malicious device sends: it is one of those that a strategy reckons with.
+OUTCAST_CODES = frozenset(
+    {
+        "reply.invalid",
+        "reply.misfit",
+        "reply.measurement",
+        "update.names",
+        "update.shape",
+        "update.dtype",
+        "update.not_finite",
+        "update.norm",
+    }
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +107,7 @@ class RoundStore:
         self._folded: list[UpdateRecord] = []
         self._folded_count_kept = 0  # Of those, how many the checkpoint on the disk holds
         self._total: mean.Sum | None = None
-        self._outcasts: set[str] = set()  # Refused for the numbers they sent
+        self._outcasts: set[str] = set()  # Refused for what they sent
         self._is_restored = False
         self._aggregate: Aggregate | None = None
 
@@ -107,7 +119,7 @@ class RoundStore:
     def restore(self, *, outcasts: Iterable[str] = ()) -> tuple[Verdict, ...]:
         """Return how what is there from before a kill stands, in order of arrival.
 
-        Args: outcasts: devices whose updates were refused for their numbers (OUTCAST_CODES).
+        Args: outcasts: devices that were refused for what they sent (OUTCAST_CODES).
 
         Raises IntegrityError `round.damaged`, TransientError `disk.write_failed`.
         """
@@ -157,6 +169,10 @@ class RoundStore:
         first = self._verdict(record, is_accepted=record.number in accepted)
         others = [number for number in accepted if number != record.number]
         return (first, *(self._verdict(self._records[n], is_accepted=True) for n in others))
+
+    def cast_out(self, device: str) -> None:
+        """Count a device as found out (OUTCAST_CODES): what it sent cannot be added."""
+        self._outcasts.add(device)
 
     def ready(self) -> tuple[UpdateRecord, ...]:
         """Return what would count if the Round closed now; decides nothing.

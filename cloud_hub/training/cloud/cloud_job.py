@@ -42,6 +42,7 @@ class RunKind(StrEnum):
     TRIAL = "trial"
     REFIT = "refit"  # After folds or trials: the model itself
     JOIN = "join"  # An ensemble: joins and judges, trains nothing
+    EXPLAIN = "explain"  # A checkpoint as it is: judges and explains, makes no weights
 
 
 class EndReason(StrEnum):

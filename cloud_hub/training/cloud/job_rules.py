@@ -7,6 +7,8 @@
    run with its values; if that run fails, the best trial stays.
 3. A fold that fails fails the Job. A trial that fails is a trial; if the first
    TRIALS_FAILED_MAX all do, the order is at fault.
+4. What a Job had learned when it failed, by its timeout or otherwise, is kept as what a person's
+   stop leaves is: the weights of its best evaluation. Folds leave nothing: they are no model.
 """
 
 import math
@@ -26,6 +28,8 @@ from cloud_hub.training.cloud.order_settings import trials_count
 from cloud_hub.training.job import Outcome
 
 TRIALS_FAILED_MAX = 3
+_DONE = {RunKind.JOIN: "joined and judged", RunKind.EXPLAIN: "judged as it is"}
+WHOLE_KINDS = (RunKind.SINGLE, RunKind.REFIT, RunKind.JOIN)  # Whose weights are the model's
 # Student's t, 0.975, by degrees of freedom from 1: FOLDS_MAX folds have 19.
 _T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -87,13 +91,17 @@ def next_move(job: CloudJob, runs: Sequence[Run]) -> Move:
     if any(not run.is_finished for run in runs):
         return _end_runs(runs) if failed is not None else None
     if failed is not None:
-        return Finish(JobEvent.FAILED, failed.code, _told(failed))
+        kept = _left(runs)
+        text = _told(failed)
+        if kept is None:
+            return Finish(JobEvent.FAILED, failed.code, text)
+        return Finish(JobEvent.FAILED, failed.code, text, kept.index, value_left(kept))
     if any(run.outcome is Outcome.STOPPED for run in runs):
         return _stopped(job, runs)
     if job.order.folds is not None:
         return _folds(job, runs)
     only = runs[0]
-    done = "joined and judged" if only.kind is RunKind.JOIN else "trained"
+    done = _DONE.get(only.kind, "trained")
     text = f"It was {done}: {_number(only.value)}."
     return Finish(JobEvent.COMPLETED, "job.completed", text, only.index, only.value)
 
@@ -102,6 +110,11 @@ def best_of(runs: Sequence[Run]) -> Run | None:
     """Return the run with the highest value among those that completed, the first of equals."""
     done = [run for run in runs if run.outcome is Outcome.COMPLETED and run.value is not None]
     return max(done, key=lambda run: (run.value or 0.0, -run.index), default=None)
+
+
+def value_left(run: Run) -> float | None:
+    """Return the value of what a run leaves: its result's, else that of its best evaluation."""
+    return run.value if run.value is not None else run.progress.best_value
 
 
 def mean_with_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -154,7 +167,11 @@ def _search(job: CloudJob, runs: Sequence[Run]) -> Move:
         failed = next((run for run in trials if _has_failed(run)), None)
         if failed is None:
             return Finish(JobEvent.STOPPED, "job.stopped", "Its trials were stopped.")
-        return Finish(JobEvent.FAILED, failed.code, f"No trial was completed. {_told(failed)}")
+        told = f"No trial was completed. {_told(failed)}"
+        kept = _left(runs)
+        if kept is None:
+            return Finish(JobEvent.FAILED, failed.code, told)
+        return Finish(JobEvent.FAILED, failed.code, told, kept.index, value_left(kept))
     text = f"Trial {best.index} of {len(trials)} was the best: {_number(best.value)}."
     if not search.is_refitted:
         return Finish(JobEvent.COMPLETED, "job.completed", text, best.index, best.value)
@@ -172,14 +189,23 @@ def _search(job: CloudJob, runs: Sequence[Run]) -> Move:
 def _stopped(job: CloudJob, runs: Sequence[Run]) -> Finish:
     """Return the end of a Job that a person ended: what there was until then is kept."""
     text = job.text or "It was stopped."
-    kept = best_of([run for run in runs if run.kind is RunKind.TRIAL])
-    for run in runs:
-        is_whole = run.kind in (RunKind.SINGLE, RunKind.REFIT, RunKind.JOIN)
-        if is_whole and run.value is not None:
-            kept = run
+    kept = _left(runs)
     if kept is None:
         return Finish(JobEvent.STOPPED, "job.stopped", text)
-    return Finish(JobEvent.STOPPED, "job.stopped", text, kept.index, kept.value)
+    return Finish(JobEvent.STOPPED, "job.stopped", text, kept.index, value_left(kept))
+
+
+def _left(runs: Sequence[Run]) -> Run | None:
+    """Return the run whose weights are all that a Job leaves that did not complete; see rule 4."""
+    for run in reversed(runs):
+        if run.kind in WHOLE_KINDS and value_left(run) is not None:
+            return run
+    trials = [run for run in runs if run.kind is RunKind.TRIAL]
+    done = best_of(trials)
+    if done is not None:
+        return done
+    known = [run for run in trials if value_left(run) is not None and not run.is_pruned]
+    return max(known, key=lambda run: (value_left(run) or 0.0, -run.index), default=None)
 
 
 def _has_failed(run: Run) -> bool:

@@ -4,6 +4,8 @@
 2. One order is one Job; a Job has one run, or one for each fold, or one for each trial of a search
    and then, if asked for, one more with what was found.
 3. What comes of it is one checkpoint, and unless told otherwise a Candidate for the gate.
+4. With `is_trained` false nothing is trained: the checkpoint is judged on the dataset as it is, and
+   a report is all that comes of it.
 """
 
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from cloud_hub.datasets.manifest import ITEMS_MAX
 from cloud_hub.training.trainer.spec import (
     FOLDS_MAX,
     SECONDS_MAX,
@@ -31,6 +34,7 @@ TRIALS_MAX = 1000
 CHOICES_MAX = 100
 SPACE_MAX = 20
 ENSEMBLE_MAX = 16
+VERSION_MAX = 1_000_000  # Of a dataset
 Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
 # A path into the order: "recipe.learning_rate", "method.temperature", "network.architecture.hidden"
 SettingPath = Annotated[
@@ -103,11 +107,12 @@ class CloudOrder(Settings, frozen=True):
 
     model: Name
     dataset: Name
-    dataset_version: Annotated[int, Meta(ge=1)] | None = None  # None: the newest, now
+    dataset_version: Annotated[int, Meta(ge=1, le=VERSION_MAX)] | None = None  # The newest, now
     checkpoint: Name | None = None  # To go on from; of any model where `is_transfer`
     is_transfer: bool = False  # What fits of the checkpoint is taken
     spec: ModelSpec | None = None
     network: NetworkSpec | None = None
+    is_trained: bool = True  # False: the checkpoint is judged and explained as it is
     teacher: Name | None = None  # Distillation: the checkpoint that teaches
     # Instead of training: these checkpoints of one model, joined, their answers averaged.
     ensemble: Annotated[tuple[Name, ...], Meta(max_length=ENSEMBLE_MAX)] = ()
@@ -122,7 +127,7 @@ class CloudOrder(Settings, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**31)] = 0
     timeout_s: Annotated[float, Meta(ge=1.0, le=SECONDS_MAX)] = 86_400.0  # Of one run, all attempts
     retries_max: Annotated[int, Meta(ge=0, le=20)] = 3  # Of one run that died, not one refused
-    items_max: Annotated[int, Meta(ge=1)] | None = None
+    items_max: Annotated[int, Meta(ge=1, le=ITEMS_MAX)] | None = None
     is_explained: bool = True
     is_released: bool = True
     owner: Annotated[str, Meta(max_length=80)] = ""  # Whom usage is counted for; empty: who asks
@@ -138,3 +143,5 @@ class CloudOrder(Settings, frozen=True):
             raise ValueError("folds and search exclude each other")
         if isinstance(self.method, DistillationMethod) and self.teacher is None:
             raise ValueError("distillation needs a teacher")
+        if not self.is_trained and self.checkpoint is None:
+            raise ValueError("is_trained is false: name the checkpoint that is explained")

@@ -82,7 +82,9 @@ def check_order(
     Raises ContractError `order.…` naming the field, RefusedError `training.no_ray`.
     """
     _check_data(order, facts, spec)
-    if not order.ensemble:
+    if not order.is_trained:
+        _check_untrained(order)
+    elif not order.ensemble:
         _check_method(order, facts, spec)
         check_space(order, network)
     if order.executor is ExecutorName.RAY and not settings.ray_address:
@@ -146,7 +148,7 @@ def _check_data(order: CloudOrder, facts: Facts, spec: ModelSpec) -> None:
             )
     counts = version.counts_by_part
     parts = [Part.TRAIN] if order.folds or order.ensemble else [Part.TRAIN, Part.VALIDATION]
-    if order.ensemble:
+    if order.ensemble or not order.is_trained:
         parts = [Part.TEST if counts.get(Part.TEST) else Part.VALIDATION]
     for part in parts:
         if not counts.get(part):
@@ -157,6 +159,21 @@ def _check_data(order: CloudOrder, facts: Facts, spec: ModelSpec) -> None:
             )
     if order.folds and order.folds > counts[Part.TRAIN] + counts.get(Part.VALIDATION, 0):
         raise _wrong("folds", f"{name} has fewer items than folds", "Ask for fewer.")
+
+
+def _check_untrained(order: CloudOrder) -> None:
+    """Refuse what makes no sense where nothing is trained."""
+    remedy = "Leave it out, or train: is_trained = true."
+    for field, is_given in (
+        ("ensemble", bool(order.ensemble)),
+        ("folds", order.folds is not None),
+        ("search", order.search is not None),
+        ("teacher", order.teacher is not None),
+        ("is_transfer", order.is_transfer),
+        ("is_released", order.is_released),
+    ):
+        if is_given:
+            raise _wrong(field, "nothing is trained, the checkpoint stays as it is", remedy)
 
 
 def _check_method(order: CloudOrder, facts: Facts, spec: ModelSpec) -> None:

@@ -8,6 +8,7 @@ from cloud_hub.training.cloud.cloud_job import RunKind
 from cloud_hub.training.trainer.run_files import MODULE, SPEC
 
 JOIN_MODULE = "cloud_hub.training.cloud.torch_ensemble"
+AS_IT_IS = "--as-it-is"
 TRAINER = ("-m", MODULE)
 
 
@@ -18,6 +19,8 @@ def command_of(
     spec = ("--spec", str(folder / SPEC))
     if kind is RunKind.JOIN:
         return (sys.executable, "-m", JOIN_MODULE, *spec)
+    if kind is RunKind.EXPLAIN:
+        return (sys.executable, "-m", JOIN_MODULE, *spec, AS_IT_IS)
     if processes == 1:
         return (sys.executable, *trainer, *spec)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))

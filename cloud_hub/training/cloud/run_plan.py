@@ -32,6 +32,8 @@ def first_runs(record: JobRecord, *, now_ms: int) -> tuple[RunRecord, ...]:
             for index in range(order.folds)
         )
     kind = RunKind.JOIN if order.ensemble else RunKind.SINGLE
+    if not order.is_trained:
+        kind = RunKind.EXPLAIN
     return (new_run(record, 0, kind, now_ms=now_ms),)
 
 

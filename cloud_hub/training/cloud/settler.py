@@ -7,7 +7,8 @@
    release.
 3. One hub at a time settles a result, by a lease. It takes tens of seconds, so it has a thread
    of its own.
-4. A gate that refuses is an answer, not a failure of the Job. What may work later is tried again,
+4. Of a run that broke off, the newest state is what is kept; where there is none, nothing is.
+5. A gate that refuses is an answer, not a failure of the Job. What may work later is tried again,
    and the Job says what it waits for.
 """
 
@@ -28,6 +29,7 @@ from cloud_hub.training.cloud import sql_cloud_jobs, sql_runs
 from cloud_hub.training.cloud.cloud_job import CloudJobId, Run, run_key
 from cloud_hub.training.cloud.file_runs import RunFolders
 from cloud_hub.training.cloud.order_settings import with_params
+from cloud_hub.training.cloud.process_salvage import salvage
 from cloud_hub.training.cloud.record import JobRecord, advance_result, delay_result
 from cloud_hub.training.gate_answer import GateAnswer, ask_gate
 from cloud_hub.training.job import Outcome
@@ -164,13 +166,18 @@ class CloudSettler:
         job = record.job
         with self._database.read() as connection:
             runs = [found.run for found in sql_runs.read_runs(connection, job.job_id)]
+        trouble = self._salvage(record, runs)
         for run in runs:
-            self._store(run, has_weights=run.index == job.result_run)
-        if job.result_run is None:
+            is_result = run.index == job.result_run and job.order.is_trained
+            self._store(run, has_weights=is_result)
+        if job.result_run is None or not job.order.is_trained:
             return self._change(record, ResultEvent.NOTHING, code="", text="")
         run = runs[job.result_run]
         result = self._folders.read_result(run.key)
         data = self._folders.read_best(run.key)
+        if job.outcome is not Outcome.COMPLETED and (result is None or data is None):
+            text = f"No weights are left of it{f': {trouble}' if trouble else ''}."
+            return self._change(record, ResultEvent.NOTHING, code="", text=text)
         if result is None or data is None:
             raise IntegrityError(
                 "run.result_missing",
@@ -191,13 +198,32 @@ class CloudSettler:
         text = f"Its weights are {kept.checkpoint_id}."
         if not is_released:
             text += " Another Job can start from that, or it can be released."
+        if job.outcome is not Outcome.COMPLETED:
+            text += (
+                f" Go on with: cloud-hub train --model {job.model} --dataset {job.dataset}:"
+                f"{job.dataset_version} --checkpoint {kept.checkpoint_id}"
+            )
         return self._change(
             record,
             ResultEvent.KEPT_FOR_RELEASE if is_released else ResultEvent.KEPT,
             code="",
             text=text,
             checkpoint=kept,
+            value=result.value if job.outcome is not Outcome.COMPLETED else job.value,
         )
+
+    def _salvage(self, record: JobRecord, runs: list[Run]) -> str:
+        """See to a result of a run that broke off, by rule 4; return what kept it from being."""
+        job = record.job
+        if job.outcome is Outcome.COMPLETED or job.result_run is None:
+            return ""
+        key = runs[job.result_run].key
+        try:
+            if self._folders.read_result(key) is not None:
+                return ""
+        except ContractError as strange:
+            return strange.message
+        return salvage(self._folders.run(key))
 
     def _store(self, run: Run, *, has_weights: bool) -> None:
         """Bring a run's files to the object store; those that are there are put again."""
@@ -231,6 +257,7 @@ class CloudSettler:
         code: str,
         text: str,
         checkpoint: Checkpoint | None = None,
+        value: float | None = None,
         answer: GateAnswer | None = None,
     ) -> JobRecord:
         now = now_ms(self._clock)
@@ -241,7 +268,7 @@ class CloudSettler:
             after = advance_result(found, event, code=code, text=text, now_ms=now)
             job = after.job
             if checkpoint is not None:
-                job = replace(job, result_checkpoint_id=checkpoint.checkpoint_id)
+                job = replace(job, result_checkpoint_id=checkpoint.checkpoint_id, value=value)
             if answer is not None:
                 job = replace(
                     job, candidate_id=answer.candidate_id, release_version=answer.release_version

@@ -2,7 +2,8 @@
 
 It obeys run_files.py as a trainer does, in the same kind of folder, but trains nothing: the
 members' weights (`member-<i>.npz`) become one state, named "members.<i>.…", which is judged on the
-dataset's validation and test parts.
+dataset's validation and test parts. With `--as-it-is` the weights of one checkpoint (`start.npz`)
+are judged instead, and no weights are written.
 """
 
 import argparse
@@ -20,8 +21,15 @@ from cloud_hub.datasets.object_packs import read_manifest
 from cloud_hub.datasets.opencv_arrays import Arrays, load_arrays
 from cloud_hub.explain.torch_explain import explain
 from cloud_hub.object_store import ObjectStore
+from cloud_hub.training.cloud.run_commands import AS_IT_IS
 from cloud_hub.training.trainer.file_run_folder import RunFolder, read_spec, read_weights
-from cloud_hub.training.trainer.run_files import BEST, EXIT_REFUSED, RunResult, Started
+from cloud_hub.training.trainer.run_files import (
+    BEST,
+    EXIT_REFUSED,
+    WEIGHTS,
+    RunResult,
+    Started,
+)
 from cloud_hub.training.trainer.spec import TrainSpec
 from cloud_hub.training.trainer.torch_data import DeviceItems
 from cloud_hub.training.trainer.torch_device import choose_device, device_name, memory_peak_bytes
@@ -44,8 +52,8 @@ MEMBER = "member-{index}.npz"
 BATCH = 256
 
 
-def run(spec_path: Path) -> int:
-    """Join and judge, and return the exit code."""
+def run(spec_path: Path, *, is_as_it_is: bool = False) -> int:
+    """Join, or take one checkpoint as it is, and judge; return the exit code."""
     folder = RunFolder(spec_path.parent)
     if folder.has_result:
         return DONE
@@ -53,7 +61,7 @@ def run(spec_path: Path) -> int:
         spec = read_spec(spec_path)
         folder.hold()
         try:
-            _join(folder, spec)
+            _judge_all(folder, spec, is_as_it_is=is_as_it_is)
         finally:
             folder.release()
     except (TransientError, UnavailableError) as error:
@@ -75,17 +83,27 @@ def joined_state(members: list[dict[str, Array]]) -> dict[str, Array]:
     }
 
 
-def _join(folder: RunFolder, spec: TrainSpec) -> None:
-    started_s = time.monotonic()
+def _members(folder: RunFolder, spec: TrainSpec) -> list[dict[str, Array]]:
     architecture = spec.network.architecture
     assert isinstance(architecture, EnsembleNetwork), "a run of kind join has one"
-    device = choose_device(spec, {})
     paths = [folder.path / MEMBER.format(index=i) for i in range(len(architecture.members))]
-    state = joined_state([decode_weights(read_weights(path)) for path in paths])
+    return [decode_weights(read_weights(path)) for path in paths]
+
+
+def _judge_all(folder: RunFolder, spec: TrainSpec, *, is_as_it_is: bool) -> None:
+    started_s = time.monotonic()
+    device = choose_device(spec, {})
+    if is_as_it_is:
+        state = decode_weights(read_weights(folder.path / WEIGHTS))
+        told = "A checkpoint as it is; nothing was trained."
+    else:
+        members = _members(folder, spec)
+        state = joined_state(members)
+        told = f"{len(members)} checkpoints joined; nothing was trained."
     network = load_network(spec.network, spec.model, state, seed=spec.seed)
     ordered = state_of(network)
     digest = digest_weights(ordered)
-    data = encode_weights(ordered)
+    data = b"" if is_as_it_is else encode_weights(ordered)
     network.to(device)
     objects = ObjectStore(spec.data.objects)
     manifest = read_manifest(objects, spec.data.manifest)
@@ -95,15 +113,15 @@ def _join(folder: RunFolder, spec: TrainSpec) -> None:
     _tell_start(folder, network, chosen, device)
     judge = _Judge(folder, spec, network, arrays, chosen, device)
     validation, test = judge.evaluate(chosen.validation), judge.evaluate(chosen.test)
-    folder.write(BEST, data)
-    notes = [f"{len(architecture.members)} checkpoints joined; nothing was trained."]
+    if not is_as_it_is:
+        folder.write(BEST, data)
     if spec.is_explained:
         _explain(folder, spec, network, arrays, chosen, manifest, digest, device)
     first = validation or test
     assert first is not None, "the hub refuses a dataset with neither part"
     folder.write_result(
         RunResult(
-            weights=BEST,
+            weights=WEIGHTS if is_as_it_is else BEST,
             weights_digest=digest,
             value=first.value,
             metrics=first.metrics,
@@ -115,7 +133,7 @@ def _join(folder: RunFolder, spec: TrainSpec) -> None:
             device=device_name(device),
             device_seconds=time.monotonic() - started_s,
             memory_bytes=memory_peak_bytes(device),
-            notes=tuple(notes),
+            notes=(told,),
         )
     )
 
@@ -132,7 +150,6 @@ class _Judge:
     ) -> None:
         self._spec = spec
         self._network = network
-        self._device = device
         counts = class_counts(spec.model, arrays, chosen.train)
         self._objective = make_objective(
             spec, network, folder.path, class_counts=counts, device=device
@@ -148,7 +165,7 @@ class _Judge:
             self._network,
             self._objective,
             self._data,
-            torch.from_numpy(judged).to(self._device),
+            self._data.indices(judged),
             self._spec.model,
             self._processes,
             batch=BATCH,
@@ -202,9 +219,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Join what the arguments name and return the exit code."""
     parser = argparse.ArgumentParser(prog="cloud_hub.training.cloud.torch_ensemble")
     parser.add_argument("--spec", type=Path, required=True, help="FOLDER/job.json of the run")
-    spec_path: Path = parser.parse_args(arguments).spec
+    parser.add_argument(AS_IT_IS, action="store_true", help="judge one checkpoint, join nothing")
+    args = parser.parse_args(arguments)
+    spec_path: Path = args.spec
     set_up_logging()
-    return run(spec_path.resolve())
+    return run(spec_path.resolve(), is_as_it_is=args.as_it_is)
 
 
 if __name__ == "__main__":

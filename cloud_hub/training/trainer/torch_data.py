@@ -5,7 +5,8 @@
    (N, C, T), scaled already; texts int64 (N, L).
 2. A batch is one gather on the device: there is no loader, no worker and no copy in between. What
    does not fit into RESIDENT_SHARE of a GPU's free memory stays in pinned memory of the host, and
-   each batch is copied from there while the GPU still computes.
+   each batch is copied from there while the GPU still computes. Indices lie where the items do:
+   to fetch them from the GPU would wait for all that it has still to do.
 3. The order of an epoch is the same in every process; each takes its share of each batch, so that
    N processes go through the same batches as one.
 """
@@ -63,6 +64,10 @@ class DeviceItems:
     def __len__(self) -> int:
         return int(self._items.shape[0])
 
+    def indices(self, chosen: NDArray[np.int64]) -> Tensor:
+        """Return (n,) indices where items are picked by them; see rule 2."""
+        return torch.from_numpy(chosen).to(self.device if self.is_resident else "cpu")
+
     @property
     def has_boxes(self) -> bool:
         """Whether these are pictures with boxes on them."""
@@ -86,9 +91,10 @@ class DeviceItems:
 
     def targets(self, chosen: Tensor) -> Targets:
         """Return what is known of the items of (B,) indices."""
+        at = chosen.to(self.device, non_blocking=True)
         if self._boxes is None or self._is_boxed is None:
-            return Targets(self._labels[chosen])
-        return Targets(self._labels[chosen], self._boxes[chosen], self._is_boxed[chosen])
+            return Targets(self._labels[at])
+        return Targets(self._labels[at], self._boxes[at], self._is_boxed[at])
 
 
 def epoch_order(chosen: Tensor, *, seed: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Device: where and in what precision a run computes, and what it takes of the machine.
 
-1. `auto` is the GPU where there is one. Each process under torchrun has the GPU of its local rank.
+1. `auto` is the GPU where there is one. Each process under torchrun has the GPU of its local rank,
+   for itself: NCCL refuses two on one, so more processes than GPUs are refused before that.
 2. Precision `auto` is measured on the network itself: bf16 where a step is BF16_GAIN times as fast.
    A deterministic run computes in fp32, for a measurement may come out otherwise the next time.
 3. What is compiled is tried first; a machine without a compiler trains all the same, and says so.
@@ -43,12 +44,14 @@ def choose_device(spec: TrainSpec, environment: Mapping[str, str]) -> torch.devi
     torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
     if spec.device == "cpu" or not has_gpu:
         return torch.device("cpu")
+    require_gpus(local_count, torch.cuda.device_count())
     device = torch.device("cuda", int(environment.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     torch.backends.cudnn.benchmark = not is_deterministic
     torch.backends.cudnn.deterministic = is_deterministic
     # What fp32 is left beside bf16 may use TF32; a deterministic run is meant to be exact.
     torch.set_float32_matmul_precision("highest" if is_deterministic else "high")
+    torch.backends.cudnn.allow_tf32 = not is_deterministic  # Of convolutions: another switch
     return device
 
 
@@ -105,7 +108,7 @@ def gpu_share(device: torch.device) -> float | None:
         return None
     try:
         return float(torch.cuda.utilization(device)) / 100.0
-    except (ImportError, RuntimeError, AttributeError):
+    except (ImportError, RuntimeError, AttributeError, _nvml_error()):
         return None
 
 
@@ -115,7 +118,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "ALLOC_FAILED" in text
+        "can't allocate memory" in text or "out of memory" in text or "ALLOC_FAILED" in text
     )
 
 
@@ -127,6 +130,25 @@ def out_of_memory(error: BaseException) -> RefusedError:
         f"Memory ran out: {first_line}",
         remedy="Use a smaller recipe.batch, a smaller network or input, or a machine with more.",
     )
+
+
+def require_gpus(processes: int, gpus: int) -> None:
+    """Refuse more processes of one machine than it has GPUs. Raises RefusedError."""
+    if processes > gpus:
+        raise RefusedError(
+            "training.no_gpu",
+            f"The run has {processes} processes on this machine, and there are {gpus} GPUs.",
+            remedy=f'Order at most {gpus} processes, or set device to "cpu".',
+        )
+
+
+def _nvml_error() -> type[BaseException]:
+    """Return what the driver's library raises where it does not tell: no MIG slice is told.
+
+    It is a family of its own, and is imported by torch where it is installed.
+    """
+    found = getattr(sys.modules.get("pynvml"), "NVMLError", RuntimeError)
+    return found if isinstance(found, type) else RuntimeError
 
 
 def _step_s(

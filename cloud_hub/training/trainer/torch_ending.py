@@ -9,7 +9,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -138,7 +137,7 @@ def evaluated(
     processes: Processes,
 ) -> Evaluation:
     """Return how good a network is on the items of (n,) indices, at least one."""
-    chosen = torch.from_numpy(judged).to(data.device)
+    chosen = data.indices(judged)
     return evaluate(
         network, objective, data, chosen, spec.model, processes, batch=spec.recipe.batch
     )

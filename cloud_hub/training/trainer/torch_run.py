@@ -202,8 +202,8 @@ class _Run:
         plan: Plan,
         resumed: RunState | None,
     ) -> Learner:
-        spec, device = self._spec, self._device
-        train = torch.from_numpy(chosen.train).to(device)
+        spec = self._spec
+        train = data.indices(chosen.train)
         probe = data.to_input(data.items(train[:CHANCES_BATCH]))
         if probe.ndim == 4 and spec.recipe.has_channels_last:
             probe = probe.contiguous(memory_format=torch.channels_last)

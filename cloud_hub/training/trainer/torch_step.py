@@ -38,7 +38,7 @@ class Stepper:
         processes: Processes,
         precision: Precision,
     ) -> None:
-        """Args: chosen: (n,) indices of the training part, on the data's device."""
+        """Args: chosen: (n,) indices of the training part, as `data.indices` gives them."""
         self._spec = spec
         self._network = network
         self._objective = objective
