@@ -20,8 +20,8 @@ FORBIDDEN = ("torch", "flwr", "fastapi", "sqlalchemy", "onnx", "sklearn")
 MEASURED = """
 import json, sys
 from pathlib import Path
-from edge_agent.try_model import run_try
-from edge_agent.try_summary import summary_as_json
+from edge_agent.command_line.try_model import run_try
+from edge_agent.command_line.try_summary import summary_as_json
 model, spec, video, forbidden = sys.argv[1:5]
 summary = run_try(Path(model), Path(spec), video, items_max=0)
 status = Path("/proc/self/status").read_text()

@@ -13,8 +13,8 @@ import pytest
 
 from cloud_hub.sql_database import Database
 from edge_agent.agent import Agent
+from edge_agent.command_line.doctor import examine
 from edge_agent.config import AgentConfig, RemoteSettings, TelemetrySettings
-from edge_agent.doctor import examine
 from edge_agent.file_status import LOCK_NAME, STALE_S, STATUS_NAME, WRITE_S, StatusFile
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.pipeline_book import PipelineBook, open_book

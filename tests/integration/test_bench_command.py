@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.bench_model import run_bench
-from edge_agent.bench_text import bench_as_json, print_bench
+from edge_agent.command_line.bench_model import run_bench
+from edge_agent.command_line.bench_text import bench_as_json, print_bench
 from shared.errors import ContractError, RefusedError
 from tests.support import tiny_models as tiny
 from tests.support.tiny_releases import Kind, publish

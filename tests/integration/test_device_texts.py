@@ -17,14 +17,14 @@ from cloud_hub.candidates.service import UploadOptions
 from cloud_hub.releases.service import ReleaseService
 from cloud_hub.sql_database import Database
 from edge_agent.__main__ import main
-from edge_agent.bench_model import run_bench
+from edge_agent.command_line.bench_model import run_bench
+from edge_agent.command_line.try_model import run_try
 from edge_agent.decisions.decision import Decision, ItemResult
 from edge_agent.inference.active_model import LoadedRelease
 from edge_agent.inference.loop import InferenceLoop
 from edge_agent.sources.capture import CaptureLoop
 from edge_agent.sources.mailbox import mailbox_for
 from edge_agent.sources.opening import open_source
-from edge_agent.try_model import run_try
 from edge_agent.updates.repository_source import RepositorySource
 from edge_agent.updates.transfer import BlockTransfer
 from edge_agent.updates.tuf_verifier import TufVerifier

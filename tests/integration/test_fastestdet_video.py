@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_agent.command_line.try_model import run_try
+from edge_agent.command_line.try_summary import summary_as_json, summary_as_text
 from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.sources.opening import open_source
-from edge_agent.try_model import run_try
-from edge_agent.try_summary import summary_as_json, summary_as_text
 from shared.clock import SystemClock
 from shared.model.spec import parse_spec
 from shared.pipeline.decisions import DecisionSettings

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import AgentConfig, load_config
-from edge_agent.learning_view import (
+from edge_agent.command_line.learning_view import (
     learning_lines,
     look_at_learning,
     owner_ledger,
     view_learning,
 )
+from edge_agent.config import AgentConfig, load_config
 from edge_agent.training.node_files import LEDGER
 from shared.clock import SystemClock
 from shared.errors import IntegrityError, RefusedError

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cloud_hub.datasets.collecting.service import CollectionService
+from edge_agent.command_line.sharing_view import look_at_sharing, sharing_lines, view_sharing
 from edge_agent.config import AgentConfig
 from edge_agent.sharing.building import items_of
 from edge_agent.sharing.file_ledger import LINE_BYTES_MAX, KeptLine, SentLine, SharingLedger
@@ -23,7 +24,6 @@ from edge_agent.sharing.http_sharing import HttpSharing
 from edge_agent.sharing.local_item import LocalItem
 from edge_agent.sharing.settings import SharingSettings
 from edge_agent.sharing.standing import EntryState
-from edge_agent.sharing_view import look_at_sharing, sharing_lines, view_sharing
 from edge_agent.training.eligibility import METERED
 from edge_agent.training.settings import SampleFormat
 from edge_agent.uplink.file_identity import FileIdentity, HubRecord, make_csr

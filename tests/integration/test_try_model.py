@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from edge_agent.try_live import TryLive
-from edge_agent.try_model import guess_source, run_try
-from edge_agent.try_summary import TrySummary, summary_as_json, summary_as_text
+from edge_agent.command_line.try_live import TryLive
+from edge_agent.command_line.try_model import guess_source, run_try
+from edge_agent.command_line.try_summary import TrySummary, summary_as_json, summary_as_text
 from shared.clock import SystemClock
 from shared.errors import ContractError, RefusedError
 from shared.model.spec import Decoder, ModelSpec, OutputSpec, Task, TextInput

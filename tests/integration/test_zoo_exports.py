@@ -25,12 +25,12 @@ from cloud_hub.candidates.torch_export import export_onnx, outputs_of
 from cloud_hub.candidates.torch_pruning import prune
 from cloud_hub.candidates.torch_tuning import tune_for_int8
 from cloud_hub.candidates.torch_weights import state_of
+from edge_agent.command_line.try_model import guess_source
 from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.training.opencv_samples import load_samples
 from edge_agent.training.settings import SampleFormat, SampleSettings
 from edge_agent.training.torch_trainer import train
-from edge_agent.try_model import guess_source
 from shared.errors import ContractError, RefusedError
 from shared.learning.task import LocalMethod, OptimiserName
 from shared.model.network import NetworkSpec, TransformerNetwork

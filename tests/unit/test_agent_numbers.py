@@ -6,11 +6,11 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from edge_agent.command_line.top_view import top_view
 from edge_agent.decisions.decision import Decision, MissedItem
 from edge_agent.file_status import AgentStatus
 from edge_agent.http_metrics import exposition
 from edge_agent.telemetry.numbers import AgentNumbers, Decided, PipelineNumbers, WorkerNumbers
-from edge_agent.top_view import top_view
 from shared.wire.records import Classified, HostRecord, StageTimes
 from shared.wire.report import Report
 

@@ -2,9 +2,9 @@
 
 import msgspec
 
+from edge_agent.command_line.status_text import status_lines, why_lines
 from edge_agent.file_status import AgentStatus
 from edge_agent.local_servers import LIVE, METRICS, LocalServer
-from edge_agent.status_text import status_lines, why_lines
 from shared.release.receipt import Receipt, ReceiptOutcome
 from shared.wire.report import (
     Failure,

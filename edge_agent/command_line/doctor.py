@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from edge_agent.command_line.learning_view import look_at_learning
+from edge_agent.command_line.sharing_view import look_at_sharing
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.file_status import StatusFile
-from edge_agent.learning_view import look_at_learning
-from edge_agent.sharing_view import look_at_sharing
 from edge_agent.sources.opening import open_source
 from edge_agent.uplink.file_identity import FileIdentity
 from edge_agent.uplink.http_enrolment import fetch_introduction, parse_hub_url

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_agent.command_line.try_live import TryLive
+from edge_agent.command_line.try_summary import Tally, TrySummary
 from edge_agent.inference.item_runner import ItemRunner
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.sinks.opencv_drawing import write_snapshot
 from edge_agent.sources.item import Item
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.source import Source
-from edge_agent.try_live import TryLive
-from edge_agent.try_summary import Tally, TrySummary
 from shared.clock import Clock, SystemClock
 from shared.errors import ContractError
 from shared.model.preprocess import Tokenize, to_bytes

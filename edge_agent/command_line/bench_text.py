@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_agent.bench_model import BenchSummary
+from edge_agent.command_line.bench_model import BenchSummary
 from shared.wire.fit import FitReport, FitRow
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.command_line.try_model import tokenize_beside
 from edge_agent.inference.fit import FULL_PRECISION
 from edge_agent.inference.session import ModelSession
 from edge_agent.inference.settings import InferenceSettings
-from edge_agent.try_model import tokenize_beside
 from edge_agent.updates.file_fit import FileFits
 from edge_agent.updates.file_journal import FileJournal
 from edge_agent.updates.fit_building import build_fitter

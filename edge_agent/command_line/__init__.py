@@ -1,0 +1,1 @@
+"""What `edge-agent` can do: commands by what they are for, and what they print."""
