@@ -1,4 +1,4 @@
-"""run, try, bench: models on this device."""
+"""run, spec, try, bench: models on this device."""
 
 import argparse
 import sys
@@ -9,10 +9,13 @@ from edge_agent.agent import Agent
 from edge_agent.command_line.bench_model import run_bench
 from edge_agent.command_line.bench_text import bench_as_json, print_bench
 from edge_agent.command_line.program import HEADINGS
+from edge_agent.command_line.spec_draft import check, to_toml
+from edge_agent.command_line.spec_reading import draft_spec
 from edge_agent.command_line.try_live import TryLive
 from edge_agent.command_line.try_model import ITEMS_DEFAULT, PORT_MAX, run_try
 from edge_agent.command_line.try_summary import summary_as_json, summary_as_text
 from edge_agent.config import load_config
+from edge_agent.inference.onnx_facts import read_facts
 from edge_agent.sinks.live_settings import LiveSettings
 from shared.clock import SystemClock
 from shared.command_line import (
@@ -21,6 +24,7 @@ from shared.command_line import (
     print_json,
     stop_on_signals,
 )
+from shared.errors import RefusedError
 from shared.exit_codes import DONE
 from shared.logs import set_up_logging
 
@@ -37,6 +41,44 @@ def _run(args: argparse.Namespace) -> int:
     stop = stop_on_signals()
     Agent(config, args.state, SystemClock()).run(stop)
     return DONE
+
+
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="an ONNX file")
+    parser.add_argument(
+        "--name", metavar="NAME", help="what pipelines and rollouts call it (default: the file's)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write it there, if there is no such file yet"
+    )
+
+
+def _spec(args: argparse.Namespace) -> int:
+    draft = draft_spec(read_facts(args.model), args.name or args.model.stem)
+    spec = check(draft)
+    text = to_toml(draft)
+    if args.out is not None:
+        _write_new(args.out, text)
+    if args.json:
+        print_json({"spec": spec, "guessed": sorted(draft.guessed)})
+        return DONE
+    if args.out is None:
+        print(text, end="")
+    if draft.guessed:
+        print(f"Guessed, look at it: {', '.join(draft.guessed)}.", file=sys.stderr)
+    return DONE
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RefusedError(
+            "spec.not_written",
+            f"{path} was not written: {error.strerror}.",
+            remedy="Name another file with --out.",
+        ) from error
 
 
 def _add_try(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +204,19 @@ COMMANDS = (
         ),
         description="It goes on until SIGTERM or Ctrl-C, with or without a connection to the hub.\n"
         "The device must have joined one. Its log goes to stdout.",
+    ),
+    Command(
+        ("spec",),
+        HEADINGS[1],
+        "draft the spec of a model from its file",
+        _spec,
+        _add_spec,
+        examples=(
+            "edge-agent spec best.onnx --out spec.toml",
+            "edge-agent spec best.onnx --name forklifts --json",
+        ),
+        description="Files of ultralytics say their classes and size; of others the shapes are\n"
+        "read, and what they do not say is marked as guessed.",
     ),
     Command(
         ("try",),

@@ -17,7 +17,7 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One input of a graph as the runtime tells it."""
+    """One input or output of a graph as the runtime tells it."""
 
     name: str
     dtype: str  # numpy's name; what numpy has no name for is the runtime's word

@@ -54,12 +54,10 @@ class OnnxEngine:
         self._model = model
         self._runtime = runtime
         self._errors = errors
-        nodes = session.get_inputs()
-        self._inputs = tuple(
-            Node(node.name, DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes
-        )
-        self._input_name = nodes[0].name if nodes else ""
-        self._output_names = [output.name for output in session.get_outputs()]
+        self._inputs = _nodes(session.get_inputs())
+        self._outputs = _nodes(session.get_outputs())
+        self._input_name = self._inputs[0].name if self._inputs else ""
+        self._output_names = [output.name for output in self._outputs]
 
     @property
     def runtime(self) -> str:
@@ -70,6 +68,17 @@ class OnnxEngine:
     def inputs(self) -> tuple[Node, ...]:
         """Return what the graph takes."""
         return self._inputs
+
+    @property
+    def outputs(self) -> tuple[Node, ...]:
+        """Return what the graph gives, as far as the file says."""
+        return self._outputs
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return the words that the exporter left in the file."""
+        words: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return words
 
     def run(self, batch: Array) -> Sequence[Array]:
         """Return the outputs. Raises RefusedError `inference.failed` or `worker.memory`."""
@@ -113,6 +122,12 @@ def load_onnx_engine(path: Path, model: str) -> OnnxEngine:
         ) from error
     runtime = f"onnxruntime {onnxruntime.__version__} {PROVIDER}"
     return OnnxEngine(session, model, runtime=runtime, errors=errors)
+
+
+def _nodes(told: Sequence["onnxruntime.NodeArg"]) -> tuple[Node, ...]:
+    return tuple(
+        Node(node.name, DTYPES.get(node.type, node.type), tuple(node.shape)) for node in told
+    )
 
 
 def _session_options() -> "onnxruntime.SessionOptions":

@@ -360,7 +360,7 @@ class PahoSink:
         _properties: Properties | None,
     ) -> None:
         was_connected, self._is_connected = self._is_connected, False
-        if was_connected:  # Else why it never was is known already
+        if was_connected and reason.is_failure:  # Else it was us, or why it never was is known
             self._tell(f"lost: {reason}")
         self._has_ended.set()
         self._wake.set()
