@@ -21,13 +21,13 @@ from tests.support.tiny_releases import Kind, publish
 SWAPS = 30
 RSS_GROWTH_MAX = 0.10
 SECONDS_A_SWAP_MAX = 20.0
+DESCRIPTORS_SWAY = 1  # A recording opened anew may be seen or not; a leak is one a swap
 POLICY = TrialPolicy(items_min=60, latency_ms_floor=1000.0)
 NOTHING = (
     "items_failed",
     "items_dropped",
     "items_lost",
     "items_out_of_order",
-    "descriptors_grown",
     "threads_grown",
     "workers_left",
 )
@@ -58,6 +58,7 @@ def measure(folder: Path, *, swaps: int = SWAPS, windows_per_s: float = 0.0) -> 
     is_within = (
         figures["swaps"] == swaps
         and figures["rss_growth"] <= RSS_GROWTH_MAX
+        and figures["descriptors_grown"] <= DESCRIPTORS_SWAY
         and all(figures[name] <= 0 for name in NOTHING)
     )
     limits = {"rss_growth_limit": RSS_GROWTH_MAX, "lost_limit": 0, "left_limit": 0}

@@ -326,6 +326,7 @@ def test_every_act_is_written_down(api_hub: ApiHub) -> None:
         "/api/v1/devices/{device_id}/pipelines/{name}": {"settings": ORDER},
         "/api/v1/pipelines/{name}": {"settings": ORDER, "group": "none"},
         "/api/v1/cloud-jobs": {"model": "none", "dataset": "none", "checkpoint": "none"},
+        "/api/v1/explanations": {"what": "cloud-nothing", "dataset": "none"},
         "/api/v1/datasets/{dataset}/collection": {"group": "north"},
         "/api/v1/datasets/{dataset}/import-folder": {"path": "/nothing"},
         "/api/v1/datasets/{dataset}/labels": {"labels": [{"digest": "0" * 64}]},

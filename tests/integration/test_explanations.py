@@ -20,6 +20,7 @@ def test_a_release_is_explained_on_the_data_it_was_judged_by(digits_hub: DigitsH
     first = digits_hub.get(f"{JOBS}/{digits_hub.first}")
     count = len(digits_hub.get("/api/v1/checkpoints", model=MODEL)["checkpoints"])
     body = {"what": f"{MODEL}:1", "dataset": DATASET, "device": "cpu"}
+    body["dataset_version"] = first["dataset_version"]  # Others label more while this runs
     answer = digits_hub.hub.client().post(BASE, json=body)
     assert answer.status_code == 201, answer.text
     ordered = answer.json()
