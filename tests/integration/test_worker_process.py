@@ -158,18 +158,20 @@ def test_a_worker_that_is_stopped_while_idle_is_found_by_its_silence(
 @pytest.mark.slow
 def test_a_model_that_never_ends_is_refused(tmp_path: Path) -> None:
     path = write_endless_model(tmp_path / "m.onnx", samples=8)
+    before = workers_of_this_process()
     with pytest.raises(RefusedError, match=r"stuck for 0\.6 s") as caught:
         start(path, score_spec(8), WorkerLimits(run_s_max=0.3))
     assert caught.value.code == "worker.stuck"
-    assert not workers_of_this_process()
+    assert not workers_of_this_process() - before
 
 
 def test_a_model_that_wants_64_gb_is_refused(tmp_path: Path) -> None:
     path = write_greedy_model(tmp_path / "m.onnx", samples=8)
+    before = workers_of_this_process()
     with pytest.raises(RefusedError) as caught:
         start(path, score_spec(8))
     assert caught.value.code == "worker.memory"
-    assert not workers_of_this_process()
+    assert not workers_of_this_process() - before
 
 
 @pytest.mark.slow
@@ -309,13 +311,13 @@ def test_small_devices_run_models_in_the_agents_process(
     assert is_isolated(isolation, total_bytes) is expected
 
 
-def workers_of_this_process() -> list[psutil.Process]:
-    return [
+def workers_of_this_process() -> set[psutil.Process]:
+    return {
         child
         for child in psutil.Process().children()
         if child.status() != psutil.STATUS_ZOMBIE  # Another test's, not waited for
         and any("onnx_worker" in argument for argument in child.cmdline())
-    ]
+    }
 
 
 def test_a_wait_for_the_next_worker_has_an_end(tmp_path: Path) -> None:
