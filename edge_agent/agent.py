@@ -27,7 +27,7 @@ from edge_agent.inference.active_model import ActiveModel
 from edge_agent.inference.fit import strictest
 from edge_agent.inference.golden_proof import prove_golden
 from edge_agent.inference.process_session import WorkerSession
-from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
+from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas, pad_heap
 from edge_agent.inference.session_loader import session_loader
 from edge_agent.local_servers import LIVE, METRICS, LocalServer
 from edge_agent.pipeline_book import PipelineBook, open_book
@@ -93,6 +93,7 @@ class Agent:
         `agent.running`, `state.unusable`; TransientError `disk.write_failed`.
         """
         limit_arenas()
+        pad_heap()
         self._config = config
         self._clock = clock
         self._numbers: AgentNumbers | None = None  # Of the last tick

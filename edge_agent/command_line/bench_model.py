@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.command_line.try_model import tokenize_beside
+from edge_agent.command_line.model_files import read_spec, tokenize_beside, unreadable
 from edge_agent.inference.fit import FULL_PRECISION
 from edge_agent.inference.session import ModelSession
 from edge_agent.inference.settings import InferenceSettings
@@ -32,7 +32,7 @@ from edge_agent.uplink.procfs_machine import read_hardware
 from shared.clock import Clock, SystemClock
 from shared.errors import ContractError, RefusedError
 from shared.model.preprocess import Tokenize, to_tensor
-from shared.model.spec import ModelSpec, TextInput, parse_spec
+from shared.model.spec import ModelSpec, TextInput
 from shared.pipeline.pipeline import PipelineLimits
 from shared.release.digest import digest_of_file
 from shared.release.golden import GoldenSet, encode_golden
@@ -85,7 +85,7 @@ def run_bench(
         raise ContractError(
             "bench.nothing", "A file needs its spec.", remedy="Name it with --spec spec.toml."
         )
-    model_spec = parse_spec(_read(spec), name=spec.name)
+    model_spec = read_spec(spec)
     tokenize = tokenize_beside(files[0], model_spec, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         fetched = _as_release(files, model_spec, fitter, Path(folder), tokenize)
@@ -212,19 +212,6 @@ def _entry(path: Path, model: str) -> FileEntry:
     try:
         digest, file_bytes = digest_of_file(path), path.stat().st_size
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     name = path.suffix.removeprefix(".")
     return FileEntry(path=file_path(model, 1, name), digest=digest, file_bytes=max(1, file_bytes))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> ContractError:
-    return ContractError(
-        "config.missing", f"Cannot read {path}: {error.strerror}.", remedy="Check the path."
-    )

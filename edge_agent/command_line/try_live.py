@@ -15,6 +15,7 @@ from edge_agent.sinks.http_live import LiveServer
 from edge_agent.sinks.live_feeds import LiveFeeds
 from edge_agent.sinks.live_settings import LiveSettings
 from edge_agent.sinks.opencv_viewing import ViewedFrames
+from edge_agent.sinks.opening import LiveView
 from edge_agent.sources.item import Item
 from shared.clock import Clock
 
@@ -28,15 +29,15 @@ class TryLive:
     def __init__(self, port: int, *, clock: Clock) -> None:
         """Bind the port, 0: any free one. Raises RefusedError `live.port`."""
         settings, feeds = LiveSettings(port=port, fps_max=FPS_MAX), LiveFeeds()
+        self.view = LiveView(settings, feeds)
         token = secrets.token_urlsafe(TOKEN_BYTES)
         self._server = LiveServer(settings, feeds, token=token)
-        self._frames = ViewedFrames(settings, feeds, pipeline=PIPELINE, clock=clock)
+        self._frames: ViewedFrames | None = None  # Made with the first item that is shown
         self._clock = clock
         self.address = f"{self._server.url}?token={token}"
 
     def __enter__(self) -> Self:
         """Begin to serve."""
-        self._frames.start()
         self._server.start()
         return self
 
@@ -47,11 +48,14 @@ class TryLive:
         trace: TracebackType | None,
     ) -> None:
         """End every stream and close the port."""
-        self._frames.close()
+        if self._frames is not None:
+            self._frames.close()
         self._server.stop()
 
     def show(self, item: Item, run: ItemRun, *, model: str) -> None:
-        """Show what was concluded from an item."""
+        """Show what was concluded from an item, as the pipeline "try"."""
+        if self._frames is None:
+            self._frames = self._open_frames()
         decision = Decision(
             pipeline=PIPELINE,
             model=model,
@@ -64,3 +68,9 @@ class TryLive:
             inference_ms=run.inference_ms,
         )
         self._frames(decision, item)
+
+    def _open_frames(self) -> ViewedFrames:
+        view = self.view
+        frames = ViewedFrames(view.settings, view.feeds, pipeline=PIPELINE, clock=self._clock)
+        frames.start()
+        return frames

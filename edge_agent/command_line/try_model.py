@@ -3,14 +3,15 @@
 The same source, session, runner and decisions as in a pipeline; only the update part is left out.
 Where no source settings are given, `guess_source` tells them from a path or an address.
 
-What must not live here: counting (try_summary.py), printing (the command line's), anything that
-enrols or sends.
+What must not live here: pipelines of a file (try_pipelines.py), counting (try_summary.py), printing
+(the command line's), anything that enrols or sends.
 """
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_agent.command_line.model_files import read_spec, tokenize_beside
 from edge_agent.command_line.try_live import TryLive
 from edge_agent.command_line.try_summary import Tally, TrySummary
 from edge_agent.inference.item_runner import ItemRunner
@@ -21,9 +22,7 @@ from edge_agent.sources.opening import open_source
 from edge_agent.sources.source import Source
 from shared.clock import Clock, SystemClock
 from shared.errors import ContractError
-from shared.model.preprocess import Tokenize, to_bytes
-from shared.model.spec import ModelSpec, TextInput, WindowInput, parse_spec
-from shared.model.tokenizers_text import load_tokenizer
+from shared.model.spec import ModelSpec, TextInput, WindowInput
 from shared.pipeline.decisions import DecisionSettings
 from shared.pipeline.sources import (
     CameraSettings,
@@ -40,7 +39,6 @@ from shared.pipeline.sources import (
     VideoSettings,
     WindowSettings,
 )
-from shared.release.manifest import TOKENIZER
 
 ITEMS_DEFAULT = 1000
 PORT_MAX = 65_535
@@ -81,7 +79,7 @@ def run_try(
         RefusedError: the model cannot be loaded or does not fit, or the snapshot not be written.
     """
     clock = clock or SystemClock()
-    model_spec = parse_spec(_read(spec), name=str(spec))
+    model_spec = read_spec(spec)
     tokenize = tokenize_beside(model, model_spec, tokenizer)
     session = load_onnx_session(model, model_spec)
     source_settings = (
@@ -111,16 +109,6 @@ def run_try(
         seconds=seconds,
         snapshot=str(snapshot) if snapshot is not None and tally.best is not None else "",
     )
-
-
-def tokenize_beside(model: Path, spec: ModelSpec, tokenizer: Path | None) -> Tokenize:
-    """Return what makes items of texts, by `tokenizer` or the tokenizer.json beside a model file.
-
-    Raises ContractError `tokenizer.missing`, `tokenizer.invalid` or `tokenizer.padding`.
-    """
-    if not isinstance(spec.input, TextInput):
-        return to_bytes
-    return load_tokenizer(tokenizer or model.parent / TOKENIZER, spec)
 
 
 def guess_source(text: str, spec: ModelSpec, *, is_watched: bool = False) -> SourceSettings:
@@ -243,12 +231,3 @@ def _address(text: str, scheme: str, last: str) -> tuple[str, int, str]:
             "source.guess", f"{text} names no {last}.", remedy=f"Write {scheme}host:port/{last}."
         )
     return host, int(port or 0), rest
-
-
-def _read(spec: Path) -> bytes:
-    try:
-        return spec.read_bytes()
-    except OSError as error:
-        raise ContractError(
-            "config.missing", f"Cannot read {spec}: {error.strerror}.", remedy="Check the path."
-        ) from error

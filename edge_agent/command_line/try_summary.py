@@ -122,7 +122,7 @@ class Tally:
             fps=self._items / seconds if seconds > 0 else 0.0,
             inference_ms_p50=statistics.median(self._latencies_ms or [0.0]),
             inference_ms_p95=float(np.percentile(self._latencies_ms or [0.0], 95)),
-            rss_mb_max=_memory_mb_max(),
+            rss_mb_max=memory_mb_max(),
             confidence_mean=self._confidences / max(self._confident, 1),
             labels=dict(self._labels.most_common(LABELS_SHOWN_MAX)),
             items_with_boxes=self._items_with_boxes,
@@ -137,7 +137,7 @@ def _rank(outcome: Outcome, confidence: float) -> tuple[float, float]:
     return (confidence, 0.0)
 
 
-def _memory_mb_max() -> float:
+def memory_mb_max() -> float:
     """Return the most memory this process ever had, in MB of 10^6 bytes.
 
     Not ru_maxrss where /proc has it: that one starts with what the process had that started us.

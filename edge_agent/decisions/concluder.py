@@ -48,7 +48,7 @@ class Concluder:
         *,
         batch: Array,
         placement: Placement | None,
-        captured_s: float,
+        at_s: float,
         sensor: str = "",
     ) -> Conclusion:
         """Return what a model's outputs mean, after all that came before.
@@ -57,7 +57,7 @@ class Concluder:
             outputs: the model's, for one item.
             batch: the input tensor of that item.
             placement: where the frame lay within the input; None for what is no picture.
-            captured_s: when the item was captured, on the monotonic clock; never falls.
+            at_s: when the item was, by its own time (sources/item.py); never falls.
             sensor: whose item it is, at a source of many; each has a memory of its own.
 
         Raises:
@@ -75,26 +75,26 @@ class Concluder:
         )
         match conclusion.outcome:
             case Detected(boxes=boxes) if state.tracking is not None:
-                tracked = state.tracking.update(boxes, captured_s=captured_s)
+                tracked = state.tracking.update(boxes, at_s=at_s)
                 conclusion = Conclusion(tracked, conclusion.confidence)
             case Scored() as scored if self._settings.adaptive is not None:
                 conclusion = self._judge(scored, self._settings.adaptive, sensor)
             case Scored(score=score) if self._settings.novelty is not None:
                 conclusion = self._judge_novelty(score, self._settings.novelty, sensor)
             case Classified() as classified if last is not None and self._settings.settle_s:
-                conclusion = self._settle(classified, last, captured_s, sensor)
+                conclusion = self._settle(classified, last, at_s, sensor)
             case _:
                 pass
         _keep(state.last, sensor, conclusion, SENSORS_MAX)
         return conclusion
 
-    def hold(self, *, captured_s: float, sensor: str = "") -> Conclusion | None:
+    def hold(self, *, at_s: float, sensor: str = "") -> Conclusion | None:
         """Return what was concluded last, for an item on which nothing moved; None at first."""
         state = self._state
         last = state.last.get(sensor)
         if last is None or state.tracking is None:
             return last
-        return Conclusion(state.tracking.hold(captured_s=captured_s), last.confidence)
+        return Conclusion(state.tracking.hold(at_s=at_s), last.confidence)
 
     def carry_over(self, previous: "Concluder") -> None:
         """Go on from `previous`; see rule 4. Call before the first `conclude`."""
@@ -148,9 +148,7 @@ class Concluder:
         judged = judge_score(novelty.score(score), settings.threshold)
         return Conclusion(judged, confidence_of(judged))
 
-    def _settle(
-        self, found: Classified, last: Conclusion, captured_s: float, sensor: str
-    ) -> Conclusion:
+    def _settle(self, found: Classified, last: Conclusion, at_s: float, sensor: str) -> Conclusion:
         """Keep the class told last until another was found for `settle_s` without a break."""
         assert isinstance(last.outcome, Classified), "a spec has one task"
         wanted = self._state.wanted
@@ -159,9 +157,9 @@ class Concluder:
             return Conclusion(found, found.confidence)
         since = wanted.get(sensor)
         if since is None or since[0] != found.label:
-            since = (found.label, captured_s)
+            since = (found.label, at_s)
             _keep(wanted, sensor, since, SENSORS_MAX)
-        if captured_s - since[1] >= self._settings.settle_s:
+        if at_s - since[1] >= self._settings.settle_s:
             del wanted[sensor]
             return Conclusion(found, found.confidence)
         return last

@@ -82,25 +82,25 @@ class ZoneCounter:
         self._loitered: set[int] = set()
 
     def update(
-        self, tracks: list[LiveTrack], *, captured_s: float, alive: frozenset[int]
+        self, tracks: list[LiveTrack], *, at_s: float, alive: frozenset[int]
     ) -> ZoneStanding:
         """Return what is in the zone now."""
         for track in tracks:
             if self.settings.labels and track.label not in self.settings.labels:
                 continue
             if is_inside(anchor_of(track, self.settings.anchor), self.settings.points):
-                stay = self._stays.setdefault(track.number, _Stay(captured_s, captured_s))
-                stay.inside_s = captured_s
+                stay = self._stays.setdefault(track.number, _Stay(at_s, at_s))
+                stay.inside_s = at_s
         self._stays = {
             number: stay
             for number, stay in self._stays.items()
-            if number in alive and captured_s - stay.inside_s <= self.settings.leave_s
+            if number in alive and at_s - stay.inside_s <= self.settings.leave_s
         }
-        return self._standing(captured_s)
+        return self._standing(at_s)
 
-    def _standing(self, captured_s: float) -> ZoneStanding:
+    def _standing(self, at_s: float) -> ZoneStanding:
         dwells = {
-            number: captured_s - stay.since_s
+            number: at_s - stay.since_s
             for number, stay in self._stays.items()
             if stay.inside_s - stay.since_s >= self.settings.enter_s
         }

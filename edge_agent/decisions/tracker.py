@@ -64,7 +64,7 @@ class Tracker:
         self._tracks: list[LiveTrack] = []
         self._numbers_used = 0
 
-    def update(self, boxes: tuple[Box, ...], *, captured_s: float) -> list[LiveTrack]:
+    def update(self, boxes: tuple[Box, ...], *, at_s: float) -> list[LiveTrack]:
         """Return the told tracks that are in this frame, oldest first; see the rules above."""
         followed = self._settings.labels
         kept = [box for box in boxes if not followed or box.label in followed]
@@ -76,26 +76,26 @@ class Tracker:
         ]
         was_seen = {track.number for track in self._tracks if track.is_seen}
         for track in self._tracks:
-            _foresee(track, captured_s)
+            _foresee(track, at_s)
             track.is_seen = False
-        left = self._match(self._tracks, high, self._settings.overlap_min, captured_s)
+        left = self._match(self._tracks, high, self._settings.overlap_min, at_s)
         waiting = [
             track
             for track in self._tracks
             if not track.is_seen and self._is_told(track) and track.number in was_seen
         ]
-        self._match(waiting, low, self._settings.overlap_low_min, captured_s)
-        self._tracks = [track for track in self._tracks if self._lives(track, captured_s)]
+        self._match(waiting, low, self._settings.overlap_low_min, at_s)
+        self._tracks = [track for track in self._tracks if self._lives(track, at_s)]
         for box in left:
-            self._start(box, captured_s)
+            self._start(box, at_s)
         return [track for track in self._tracks if track.is_seen and self._is_told(track)]
 
-    def hold(self, *, captured_s: float) -> list[LiveTrack]:
+    def hold(self, *, at_s: float) -> list[LiveTrack]:
         """Return the told tracks of the last frame, still where they stood."""
         for track in self._tracks:
             if track.is_seen:
                 track.state[:, 1] = 0.0
-                track.at_s = track.seen_s = max(track.seen_s, captured_s)
+                track.at_s = track.seen_s = max(track.seen_s, at_s)
         return [track for track in self._tracks if track.is_seen and self._is_told(track)]
 
     def start_after(self, other: "Tracker") -> None:
@@ -113,7 +113,7 @@ class Tracker:
         return frozenset(track.number for track in self._tracks)
 
     def _match(
-        self, tracks: list[LiveTrack], boxes: list[Box], overlap_min: float, captured_s: float
+        self, tracks: list[LiveTrack], boxes: list[Box], overlap_min: float, at_s: float
     ) -> list[Box]:
         """Give each box its track; return the boxes that found none."""
         if not tracks or not boxes:
@@ -128,11 +128,11 @@ class Tracker:
             gains[~is_same] = 0.0
         taken = set()
         for row, column in assign(gains):
-            _correct(tracks[row], boxes[column], captured_s)
+            _correct(tracks[row], boxes[column], at_s)
             taken.add(column)
         return [box for index, box in enumerate(boxes) if index not in taken]
 
-    def _start(self, box: Box, captured_s: float) -> None:
+    def _start(self, box: Box, at_s: float) -> None:
         if box.confidence < self._settings.new_min or len(self._tracks) >= TRACKS_MAX:
             return
         self._numbers_used += 1
@@ -146,9 +146,9 @@ class Tracker:
                 number=self._numbers_used,
                 state=np.stack([measured, np.zeros(4)], axis=1),  # (4, 2)
                 spread=spread,
-                at_s=captured_s,
-                first_s=captured_s,
-                seen_s=captured_s,
+                at_s=at_s,
+                first_s=at_s,
+                seen_s=at_s,
                 hits=1,
                 votes={box.label: box.confidence},
                 confidence=box.confidence,
@@ -159,16 +159,16 @@ class Tracker:
     def _is_told(self, track: LiveTrack) -> bool:
         return track.hits >= self._settings.hits_min
 
-    def _lives(self, track: LiveTrack, captured_s: float) -> bool:
+    def _lives(self, track: LiveTrack, at_s: float) -> bool:
         if track.is_seen:
             return True
-        return self._is_told(track) and captured_s - track.seen_s <= self._settings.lost_s_max
+        return self._is_told(track) and at_s - track.seen_s <= self._settings.lost_s_max
 
 
-def _foresee(track: LiveTrack, captured_s: float) -> None:
+def _foresee(track: LiveTrack, at_s: float) -> None:
     """Move `track` on to now; Kalman's prediction with constant velocity."""
-    step_s = min(max(captured_s - track.at_s, 0.0), STEP_S_MAX)
-    track.at_s = max(track.at_s, captured_s)
+    step_s = min(max(at_s - track.at_s, 0.0), STEP_S_MAX)
+    track.at_s = max(track.at_s, at_s)
     if step_s <= 0.0:
         return
     move = np.array([[1.0, step_s], [0.0, 1.0]])
@@ -185,14 +185,14 @@ def _foresee(track: LiveTrack, captured_s: float) -> None:
     track.spread = move @ track.spread @ move.T + noise  # (4, 2, 2)
 
 
-def _correct(track: LiveTrack, box: Box, captured_s: float) -> None:
+def _correct(track: LiveTrack, box: Box, at_s: float) -> None:
     """Take `box` as seen; Kalman's correction, each coordinate for itself."""
     measured = _measure(box)
     noise = (POSITION_SHARE * max(float(measured[3]), 1e-3)) ** 2
     weight = track.spread[:, :, 0] / (track.spread[:, 0, 0] + noise)[:, None]  # (4, 2)
     track.state = track.state + weight * (measured - track.state[:, 0])[:, None]
     track.spread = track.spread - weight[:, :, None] * track.spread[:, None, 0, :]
-    track.seen_s, track.is_seen = captured_s, True
+    track.seen_s, track.is_seen = at_s, True
     track.hits += 1
     track.votes[box.label] = track.votes.get(box.label, 0.0) + box.confidence
     track.confidence = box.confidence

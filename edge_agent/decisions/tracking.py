@@ -25,18 +25,18 @@ class Tracking:
         self.lines = [LineCounter(line) for line in settings.lines]
         self.zones = [ZoneCounter(zone) for zone in settings.zones]
 
-    def update(self, boxes: tuple[Box, ...], *, captured_s: float) -> Tracked:
+    def update(self, boxes: tuple[Box, ...], *, at_s: float) -> Tracked:
         """Return what the boxes of a frame mean."""
-        tracks = self.tracker.update(boxes, captured_s=captured_s)
+        tracks = self.tracker.update(boxes, at_s=at_s)
         alive = self.tracker.alive
         crossings = [
             crossing for line in self.lines for crossing in line.update(tracks, alive=alive)
         ]
-        return self._tell(tracks, tuple(crossings[:BOXES_MAX]), captured_s)
+        return self._tell(tracks, tuple(crossings[:BOXES_MAX]), at_s)
 
-    def hold(self, *, captured_s: float) -> Tracked:
+    def hold(self, *, at_s: float) -> Tracked:
         """Return how things stand in a frame that did not move."""
-        return self._tell(self.tracker.hold(captured_s=captured_s), (), captured_s)
+        return self._tell(self.tracker.hold(at_s=at_s), (), at_s)
 
     def carry_over(self, previous: "Tracking") -> None:
         """Go on from `previous`, as far as settings of tracks, lines and zones are equal."""
@@ -50,14 +50,12 @@ class Tracking:
         self.zones = [_going_on(zone, zones.get(zone.settings.name)) for zone in self.zones]
 
     def _tell(
-        self, tracks: list[LiveTrack], crossings: tuple[Crossing, ...], captured_s: float
+        self, tracks: list[LiveTrack], crossings: tuple[Crossing, ...], at_s: float
     ) -> Tracked:
         alive = self.tracker.alive
-        zones = tuple(
-            zone.update(tracks, captured_s=captured_s, alive=alive) for zone in self.zones
-        )
+        zones = tuple(zone.update(tracks, at_s=at_s, alive=alive) for zone in self.zones)
         return Tracked(
-            tracks=tuple(_told(track, captured_s) for track in tracks[:BOXES_MAX]),
+            tracks=tuple(_told(track, at_s) for track in tracks[:BOXES_MAX]),
             crossings=crossings,
             zones=zones,
             totals=self._totals(),
@@ -85,11 +83,11 @@ def _going_on(counter: PlaceCounter, before: PlaceCounter | None) -> PlaceCounte
     return copy.deepcopy(before)
 
 
-def _told(track: LiveTrack, captured_s: float) -> Track:
+def _told(track: LiveTrack, at_s: float) -> Track:
     return Track(
         track.number,
         track.label,
         min(1.0, track.confidence),
         *track.box,
-        max(0.0, captured_s - track.first_s),
+        max(0.0, at_s - track.first_s),
     )

@@ -19,6 +19,7 @@ from edge_agent.inference.active_model import ActiveModel, Comparison, LoadedRel
 from edge_agent.inference.lane_work import Concluded, RunError, Work
 from edge_agent.inference.memory import Memory
 from edge_agent.inference.runner_pool import RunnerPool, RunnerPools
+from edge_agent.sources.item import own_time_s
 from edge_agent.sources.opencv_frames import Held
 from shared.clock import Clock
 from shared.errors import RefusedError, TransientError
@@ -101,7 +102,7 @@ class CompanionRuns:
                     row.outputs,
                     batch=row.batch,
                     placement=ready.placement,
-                    captured_s=item.captured_s,
+                    at_s=own_time_s(item),
                     sensor=row.sensor,
                 )
                 for row in runner.infer(ready)

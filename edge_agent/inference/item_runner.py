@@ -9,7 +9,7 @@ from edge_agent.decisions.conclude import Conclusion
 from edge_agent.decisions.concluder import Concluder
 from edge_agent.inference.session import ModelSession
 from edge_agent.inference.tensor_runner import TensorRunner
-from edge_agent.sources.item import Item
+from edge_agent.sources.item import Item, own_time_s
 from edge_agent.sources.opencv_frames import FrameStage, Held
 from shared.clock import Clock
 from shared.model.preprocess import Tokenize, to_bytes
@@ -59,7 +59,7 @@ class ItemRunner:
                 row.outputs,
                 batch=row.batch,
                 placement=ready.placement,
-                captured_s=item.captured_s,
+                at_s=own_time_s(item),
                 sensor=row.sensor,
             )
             for row in self._runner.infer(ready)

@@ -2,13 +2,16 @@
 
 1. `limit_arenas`: glibc gives every thread a heap of its own, and each keeps its own free pages.
    The agent's dozen threads share ARENAS_MAX of them.
-2. `hand_back_memory`: free heap pages, and the pages of program files that only starting or loading
+2. `pad_heap`: frames come and go some hundred times a second. glibc would give many of their pages
+   back to the system and have them cleared for the next ones, 10 to 50 page faults a frame; up to
+   HEAP_PAD_BYTES of what is free stay. What is in use at the same time bounds what that costs.
+3. `hand_back_memory`: free heap pages, and the pages of program files that only starting or loading
    needed (75 MB of code and constants are mapped then, 30 MB are in use while frames are decided).
    The kernel would take the latter back under pressure, one by one; they are read-only copies of
    files, and one that is needed again is mapped again out of the page cache.
-3. Only read-only mappings that hold no private page are let go: what a loader or a debugger wrote
+4. Only read-only mappings that hold no private page are let go: what a loader or a debugger wrote
    into one is in no file.
-4. Measured on FastestDet int8 over 768x432 video: handing back takes 3 to 6 ms, the items after it
+5. Measured on FastestDet int8 over 768x432 video: handing back takes 3 to 6 ms, the items after it
    1 ms more in all.
 
 What must not live here: when. Whoever has just loaded something big calls it.
@@ -21,10 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ARENAS_MAX = 2
+HEAP_PAD_BYTES = 64 << 20  # Ten frames of 1080p, more than are ever under way
 SMAPS = Path("/proc/self/smaps")
 MEMINFO = Path("/proc/meminfo")
 SMAPS_BYTES_MAX = 8 << 20
 _M_ARENA_MAX = -8  # malloc.h
+_M_TOP_PAD = -2
 _MADV_DONTNEED = 4  # sys/mman.h
 _HEADER = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+ +(/.*)")
 
@@ -40,8 +45,14 @@ def limit_arenas() -> None:
         _LIBC.mallopt(_M_ARENA_MAX, ARENAS_MAX)
 
 
+def pad_heap() -> None:
+    """Keep the memory of frames for the next ones, see rule 2; before threads are started."""
+    if _HAS_MALLOPT:
+        _LIBC.mallopt(_M_TOP_PAD, HEAP_PAD_BYTES)
+
+
 def hand_back_memory() -> None:
-    """Hand back what is free or can be had again from a file; see rules 2 and 3."""
+    """Hand back what is free or can be had again from a file; see rules 3 and 4."""
     if sys.is_finalizing():  # A session that lived to the end of the process
         return
     if _HAS_MALLOC_TRIM:

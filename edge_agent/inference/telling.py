@@ -22,7 +22,7 @@ from edge_agent.inference.companion import CompanionRuns
 from edge_agent.inference.lane_work import Concluded, Finished, RawRun, RunError, Work
 from edge_agent.inference.memory import Memory
 from edge_agent.inference.stage_times import StageTimes
-from edge_agent.sources.item import Item, WindowBatch
+from edge_agent.sources.item import Item, WindowBatch, own_time_s
 from edge_agent.sources.opencv_frames import Held
 from shared.clock import Clock
 from shared.errors import RefusedError, TransientError
@@ -95,7 +95,7 @@ class Telling:
                     row.outputs,
                     batch=row.batch,
                     placement=run.placement,
-                    captured_s=item.captured_s,
+                    at_s=own_time_s(item),
                     sensor=row.sensor,
                 )
                 for row in run.rows
@@ -135,7 +135,7 @@ class Telling:
         concluder, last = self._memory.concluder, self._last
         if concluder is None or last is None or not held.is_told:
             return
-        conclusion = concluder.hold(captured_s=work.item.captured_s)
+        conclusion = concluder.hold(at_s=own_time_s(work.item))
         if conclusion is not None:
             self._tell(self._held_decision(work, last, conclusion), work)
 

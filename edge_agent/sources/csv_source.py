@@ -55,6 +55,7 @@ class CsvSource:
         self._rows: Iterator[list[str]] = iter(())
         self._columns = _Columns((), None)
         self._last_time_s = math.nan
+        self._recorded_s: float | None = None  # None: the file says no times
         self._sequence = 0
         self._windows_in_pass = 0
         self._resampler = None
@@ -105,7 +106,8 @@ class CsvSource:
                 self._windows_in_pass += 1
                 self._sequence += 1
                 at_s = self._clock.monotonic_s()
-                return Window(self._made.popleft(), self._sequence - 1, now_ms(self._clock), at_s)
+                samples, at_ms = self._made.popleft(), now_ms(self._clock)
+                return Window(samples, self._sequence - 1, at_ms, at_s, self._recorded_s)
             row = self._next_row()
             if row is None:
                 if not self._starts_again():
@@ -180,6 +182,8 @@ class CsvSource:
         at = self._columns.time
         if at is None:
             rate_hz = self._settings.rate_hz
+            if rate_hz:
+                self._pass_s(1.0 / rate_hz)
             return self._pacer.wait(1.0 / rate_hz if rate_hz else 0.0, stop)
         time_s = _time_s(row[at]) if at < len(row) else math.nan
         pause_s = time_s - self._last_time_s
@@ -187,8 +191,12 @@ class CsvSource:
         gap_s_max = self._settings.window.gap_s_max
         if not pause_s >= 0 or (gap_s_max and pause_s > gap_s_max):
             self._cut()
+        self._pass_s(max(pause_s, 0.0) if math.isfinite(pause_s) else 0.0)
         wait_s = min(pause_s, PAUSE_S_MAX) / self._settings.speed if pause_s > 0 else 0.0
         return self._pacer.wait(wait_s, stop)
+
+    def _pass_s(self, seconds: float) -> None:
+        self._recorded_s = (self._recorded_s or 0.0) + seconds
 
 
 def _number(text: str) -> float:

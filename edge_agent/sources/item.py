@@ -2,7 +2,8 @@
 
 An item's sequence number says where it stood at its source, from 0; a skipped item leaves a gap.
 `captured_ms` is wall-clock time for people and for the hub; `captured_s` is the monotonic clock's,
-for latencies.
+for latencies. What happens over time (tracks, dwell, hysteresis, motion) goes by `own_time_s`: a
+recording has a time of its own, however fast it is played.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Frame:
     sequence: int
     captured_ms: int
     captured_s: float
+    recorded_s: float | None = None  # Of a recording: its own time, from 0; never falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Window:
     sequence: int
     captured_ms: int  # When its last sample came
     captured_s: float
+    recorded_s: float | None = None  # Of a recording: its own time, from 0; never falls
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +56,9 @@ class TextItem:
 
 
 Item = Frame | Window | WindowBatch | TextItem
+
+
+def own_time_s(item: Item) -> float:
+    """Return when `item` was, in seconds since any moment: the recording's time, or captured_s."""
+    recorded_s = item.recorded_s if isinstance(item, Frame | Window) else None
+    return item.captured_s if recorded_s is None else recorded_s

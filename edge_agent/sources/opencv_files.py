@@ -4,7 +4,8 @@
    does not decode is left out; its sequence number is not given to another.
 2. A video plays at its own frame rate, or as fast as frames are taken. OpenCV cannot tell a damaged
    file from its end: frames stop at the damage.
-3. With `loop` both start again at the end; sequence numbers go on.
+3. With `loop` both start again at the end; sequence numbers and the recording's time go on. A
+   folder without `fps` has no time of its own.
 4. `fps_max` leaves out frames of a video by its own time, at any pace (frame_rate.py); they are
    decoded, which the next needs, and nothing else.
 """
@@ -65,7 +66,8 @@ class FolderSource:
         if not self._pacer.wait(1.0 / fps if fps else 0.0, stop):
             return None
         sequence, pixels = found
-        return Frame(pixels, sequence, now_ms(self._clock), self._clock.monotonic_s())
+        at_s, recorded_s = self._clock.monotonic_s(), sequence / fps if fps else None
+        return Frame(pixels, sequence, now_ms(self._clock), at_s, recorded_s)
 
     def close(self) -> None:
         """Forget the listing."""
@@ -104,6 +106,7 @@ class VideoSource:
         self._period_s = 0.0
         self._is_paced = settings.pace is Pace.REALTIME
         self._sequence = 0  # Of the next frame, taken or not
+        self._recorded_s = 0.0  # Its own time, over all passes
         self._frames_in_pass = 0
 
     @property
@@ -145,7 +148,9 @@ class VideoSource:
         pause_s = (self._sequence - first) * self._period_s if self._is_paced else 0.0
         if pixels is None or not self._pacer.wait(pause_s, stop):
             return None
-        return Frame(pixels, self._sequence - 1, now_ms(self._clock), self._clock.monotonic_s())
+        at_s = self._clock.monotonic_s()
+        recorded_s = self._recorded_s - self._period_s
+        return Frame(pixels, self._sequence - 1, now_ms(self._clock), at_s, recorded_s)
 
     def close(self) -> None:
         """Let the file go."""
@@ -160,6 +165,7 @@ class VideoSource:
             at_s = self._frames_in_pass * self._period_s
             self._sequence += 1
             self._frames_in_pass += 1
+            self._recorded_s += self._period_s
             if not self._rate.is_due(at_s):
                 continue
             self._rate.take(at_s)

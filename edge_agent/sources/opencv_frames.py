@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.sources.item import Frame
+from edge_agent.sources.item import Frame, own_time_s
 from edge_agent.sources.motion_rules import Look, MotionRules
 from edge_agent.sources.region import PixelRegion, masks_within, to_pixels
 from shared.errors import RefusedError
@@ -89,7 +89,7 @@ class FrameStage:
         """
         geometry = self._geometry_of(frame.pixels)
         if self._freezing is not None:
-            self._freezing.look(frame.pixels, frame.captured_s)
+            self._freezing.look(frame.pixels, own_time_s(frame))
         if self._motion is not None:
             look = self._motion.look(_cut(frame.pixels, geometry.region), geometry.region, frame)
             if look is not Look.ASK:
@@ -152,7 +152,8 @@ class _Motion:
         gray = cv2.cvtColor(
             cv2.resize(cut, self._size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_BGR2GRAY
         )
-        return self._rules.look(self._moving_share(gray, frame.captured_s), frame.captured_s)
+        at_s = own_time_s(frame)
+        return self._rules.look(self._moving_share(gray, at_s), at_s)
 
     def _start_again(self, region: PixelRegion) -> None:
         self._region = region

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_agent.decisions.concluder import Concluder
 from edge_agent.inference.onnx_session import load_onnx_session
-from edge_agent.sources.item import Frame
+from edge_agent.sources.item import Frame, own_time_s
 from edge_agent.sources.opening import open_source
 from shared.clock import SystemClock
 from shared.model.opencv_resize import FrameResizer
@@ -29,8 +29,6 @@ from tests.support.requirements import require_data
 
 SPEC = Path(__file__).parents[2] / "deploy" / "examples" / "fastestdet.toml"
 CARS_BY_HAND = 4  # SOURCE.md of the video
-CARS_FPS = 12.5
-BOTTLES_FPS = 29.83
 
 SETTINGS = DecisionSettings(
     confidence_min=0.2,
@@ -45,7 +43,7 @@ SETTINGS = DecisionSettings(
 )
 
 
-def count(video: Path, settings: DecisionSettings, *, fps: float) -> tuple[list[Tracked], float]:
+def count(video: Path, settings: DecisionSettings) -> tuple[list[Tracked], float]:
     """Return what was concluded from each frame of `video`, and how long all of it took."""
     clock = SystemClock()
     spec = parse_spec(SPEC.read_bytes())
@@ -64,7 +62,7 @@ def count(video: Path, settings: DecisionSettings, *, fps: float) -> tuple[list[
             session.run(batch),
             batch=batch,
             placement=placement,
-            captured_s=item.sequence / fps,  # The video's own time, however fast it is read
+            at_s=own_time_s(item),
         )
         assert isinstance(conclusion.outcome, Tracked), "tracking is on"
         told.append(conclusion.outcome)
@@ -74,8 +72,8 @@ def count(video: Path, settings: DecisionSettings, *, fps: float) -> tuple[list[
 
 def main() -> None:
     """Count, and print."""
-    cars, took_s = count(require_data("data/video/car-detection.mp4"), SETTINGS, fps=CARS_FPS)
-    bottles, _ = count(require_data("data/video/bottle-detection.mp4"), SETTINGS, fps=BOTTLES_FPS)
+    cars, took_s = count(require_data("data/video/car-detection.mp4"), SETTINGS)
+    bottles, _ = count(require_data("data/video/bottle-detection.mp4"), SETTINGS)
     tracking, (line,) = SETTINGS.tracking, SETTINGS.lines
     assert tracking is not None, "set above"
     totals = cars[-1].totals

@@ -16,21 +16,21 @@ Prints one JSON line. Ratios are worth more than times; final figures need a qui
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from edge_agent.decisions.decision import Decision
 from edge_agent.inference.onnx_session import load_onnx_session
 from edge_agent.inference.process_session import start_worker
+from edge_agent.inference.procfs_memory import limit_arenas, pad_heap
 from edge_agent.inference.session import ModelSession
 from edge_agent.inference.slots import InferenceSlots
 from edge_agent.inference.worker_limits import WorkerLimits
@@ -45,6 +45,7 @@ from shared.model.spec import (
     parse_spec,
 )
 from tests.benchmarks.bench_infer_memory import import_s, memory
+from tests.benchmarks.bench_infer_naive import SETTLE_S, NaiveProcess
 from tests.benchmarks.bench_infer_parts import (
     CLOCK,
     CORES,
@@ -52,8 +53,8 @@ from tests.benchmarks.bench_infer_parts import (
     Case,
     Cost,
     Front,
-    Naive,
     Ours,
+    cpu_s_of,
     fold,
     measured,
 )
@@ -72,7 +73,7 @@ LIMITS = {
 }
 CAMERAS, CAMERA_FPS, CAMERAS_S = 8, 10.0, 5.0
 OVERLOAD, OVERLOAD_FPS_MIN, OVERLOAD_FACTOR = 4, 60.0, 2.0
-SETTLE_S, PACED_S = 1.0, 3.0
+PACED_S = 3.0
 
 
 def yunet_spec(side: int) -> ModelSpec:
@@ -112,20 +113,14 @@ def open_session(case: Case, *, is_isolated: bool) -> tuple[ModelSession, Callab
     return worker, lambda: cpu_s_of(worker.standing.pid)
 
 
-def cpu_s_of(pid: int | None) -> float:
-    """Return the CPU seconds of another process, to the microsecond where the kernel tells."""
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-    except OSError:
-        return 0.0
-
-
-def compare(case: Case, *, rounds: int, is_isolated: bool) -> dict[str, object]:
+def compare(
+    case: Case, naive: NaiveProcess, *, rounds: int, is_isolated: bool
+) -> dict[str, object]:
     """Return figures of rule 1."""
     bare_session = load_onnx_session(case.folded, case.folded_spec)
     session, elsewhere_s = open_session(case, is_isolated=is_isolated)
-    bare, front, naive, ours = Bare(bare_session), Front(case), Naive(case), Ours(case, session)
+    bare, front, ours = Bare(bare_session), Front(case), Ours(case, session)
+    elsewhere: dict[str, Callable[[], float]] = {"ours": elsewhere_s, "naive": naive.cpu_s}
     ours.start()
     blocks: dict[str, Callable[[int], None]] = {
         "bare": bare,
@@ -140,17 +135,30 @@ def compare(case: Case, *, rounds: int, is_isolated: bool) -> dict[str, object]:
         for block in blocks.values():
             block(frames)
         costs: dict[str, list[Cost]] = {name: [] for name in blocks}
+        faults_count = 0
         for _ in range(rounds):
             for name, block in blocks.items():
-                elsewhere = elsewhere_s if name == "ours" else lambda: 0.0
-                cost = measured(block, frames, lambda e=elsewhere: time.process_time() + e())  # type: ignore[misc]
+                faults_before = page_faults_count()
+                cost = measured(block, frames, _cpu_s(elsewhere.get(name)))
                 costs[name].append(cost)
+                faults_count += (page_faults_count() - faults_before) * (name == "ours")
         stages = {stage.value: vars_of(p) for stage, p in ours.loop.times.percentiles().items()}
     finally:
         ours.stop()
         session.close()
     alone = {"bare_alone_ms": round(alone_ms, 2), "bare_paced_p95_ms": round(paced_ms, 2)}
-    return {**ratios(costs), **alone, "stages_ms": stages}
+    faults = {"page_faults_a_frame": round(faults_count / frames / rounds, 2)}
+    return {**ratios(costs), **alone, **faults, "stages_ms": stages}
+
+
+def page_faults_count() -> int:
+    """Return how many pages this process was given so far without reading any from a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _cpu_s(elsewhere_s: Callable[[], float] | None) -> Callable[[], float]:
+    """Return what gives the CPU seconds of this process and, where one helps it, of another."""
+    return lambda: time.process_time() + (elsewhere_s() if elsewhere_s is not None else 0.0)
 
 
 def vars_of(percentiles: object) -> list[float]:
@@ -234,47 +242,16 @@ def cameras(
     }
 
 
-def naive_cameras(case: Case, *, count: int, fps: float, seconds: float) -> dict[str, float]:
-    """Return what the naive loop costs for as many cameras, one thread each, one session."""
-    session = onnxruntime.InferenceSession(str(case.original), providers=["CPUExecutionProvider"])
-    stop, latencies = threading.Event(), list[float]()
-
-    def camera(phase_s: float) -> None:
-        loop = Naive(case, session)
-        due_s = time.perf_counter() + phase_s
-        while not stop.wait(max(0.0, due_s - time.perf_counter())):
-            started = max(due_s, time.perf_counter() - 1.0 / fps)
-            loop.one()
-            latencies.append((time.perf_counter() - started) * 1e3)
-            due_s += 1.0 / fps
-
-    threads = [
-        threading.Thread(target=camera, args=(index / fps / count,)) for index in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    time.sleep(SETTLE_S)
-    latencies.clear()
-    cpu, wall = time.process_time(), time.perf_counter()
-    time.sleep(seconds)
-    used, took, told = time.process_time() - cpu, time.perf_counter() - wall, list(latencies)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return {
-        "cpu_share": round(used / took, 3),
-        "fps": round(len(told) / took, 1),
-        "p95_ms": round(float(np.percentile(told, 95)), 2),
-    }
-
-
 def measure(case: Case, *, rounds: int, is_isolated: bool, seconds: float) -> dict[str, object]:
     """Return all figures of one model on one video. Args: seconds: of cameras; 0: none."""
-    figures = compare(case, rounds=rounds, is_isolated=is_isolated)
-    if not seconds:
-        return figures
-    ours = cameras(case, count=CAMERAS, fps=CAMERA_FPS, seconds=seconds, is_isolated=is_isolated)
-    naive = naive_cameras(case, count=CAMERAS, fps=CAMERA_FPS, seconds=seconds)
+    with NaiveProcess(case) as naive_process:
+        figures = compare(case, naive_process, rounds=rounds, is_isolated=is_isolated)
+        if not seconds:
+            return figures
+        ours = cameras(
+            case, count=CAMERAS, fps=CAMERA_FPS, seconds=seconds, is_isolated=is_isolated
+        )
+        naive = naive_process.cameras(count=CAMERAS, fps=CAMERA_FPS, seconds=seconds)
     demanded = OVERLOAD_FACTOR * float(str(figures["fps"]))
     fps = max(OVERLOAD_FPS_MIN, demanded / OVERLOAD)
     over = cameras(case, count=OVERLOAD, fps=fps, seconds=seconds, is_isolated=is_isolated)
@@ -307,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     parser.add_argument("--only", default="", help="of the default models those so named")
     args = parser.parse_args(arguments)
     set_up_opencv()
+    limit_arenas()  # As the agent does
+    pad_heap()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = [one for one in default_cases(folder) if args.only in one.original.stem]

@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 from edge_agent.config import TelemetrySettings
 from edge_agent.inference.active_model import ActiveModel, LoadedRelease
-from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
+from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas, pad_heap
 from edge_agent.inference.slots import InferenceSlots
 from edge_agent.pipeline import Pipeline
 from shared.clock import SystemClock
@@ -35,6 +35,7 @@ from shared.pipeline.sources import VideoSettings, Pace
 
 model, spec_json, video, is_isolated = sys.argv[1:5]
 limit_arenas()
+pad_heap()
 clock, spec = SystemClock(), msgspec.json.decode(spec_json, type=ModelSpec)
 if is_isolated == "1":
     from edge_agent.inference.process_session import start_worker

@@ -1,9 +1,9 @@
-"""What bench_infer compares, each as a block that runs so many frames: bare, front, ours, naive.
+"""What bench_infer compares, each as a block that runs so many frames: bare, front, ours.
 
 1. bare: the model alone, on as many threads as cores, one session. front: a video decoded and
    resized, nothing else. Both are the least that any pipeline must spend.
 2. ours: the real source, mailbox, lanes, decisions; made once, let go for so many frames a block.
-3. naive: what a tutorial writes: onnxruntime's and OpenCV's defaults, one frame after the other.
+3. naive (bench_infer_naive.py): what a tutorial writes, in a process of its own.
 """
 
 import itertools
@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from cloud_hub.candidates import onnx_folding
@@ -33,10 +32,8 @@ from edge_agent.sources.mailbox import Keep, Mailbox
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.source import Source
 from shared.clock import SystemClock
-from shared.model.opencv_resize import FrameResizer
-from shared.model.postprocess import detected_boxes
 from shared.model.preprocess import place
-from shared.model.spec import Colour, ImageInput, ModelSpec, Resize
+from shared.model.spec import ImageInput, ModelSpec
 from shared.pipeline.sources import Delivery, Pace, VideoSettings
 
 CLOCK = SystemClock()
@@ -84,6 +81,15 @@ def measured(block: Callable[[int], None], frames: int, cpu_s: Callable[[], floa
     cpu, wall = cpu_s(), time.perf_counter()
     block(frames)
     return Cost((time.perf_counter() - wall) / frames * 1e3, (cpu_s() - cpu) / frames * 1e3)
+
+
+def cpu_s_of(pid: int | None) -> float:
+    """Return the CPU seconds of another process, to the microsecond where the kernel tells."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except OSError:
+        return 0.0
 
 
 class Bare:
@@ -147,43 +153,6 @@ class Front:
             at = place(width, height, self._image)
             inside = self._out[at.top : at.top + at.height, at.left : at.left + at.width]
             cv2.resize(self._frame, (at.width, at.height), dst=inside)
-
-
-class Naive:
-    """See rule 3."""
-
-    def __init__(self, case: Case, session: onnxruntime.InferenceSession | None = None) -> None:
-        self._case = case
-        self.session = session or onnxruntime.InferenceSession(
-            str(case.original), providers=["CPUExecutionProvider"]
-        )
-        self._input = self.session.get_inputs()[0].name
-        self._capture = cv2.VideoCapture(str(case.video))
-        self.boxes_count = 0
-
-    def __call__(self, frames: int) -> None:
-        for _ in range(frames):
-            self.one()
-
-    def one(self) -> None:
-        is_read, frame = self._capture.read()
-        if not is_read:
-            self._capture = cv2.VideoCapture(str(self._case.video))
-            _, frame = self._capture.read()
-        image, spec = self._case.image, self._case.spec
-        height, width = frame.shape[:2]
-        if image.resize is Resize.LETTERBOX:
-            picture, _ = FrameResizer(image).resize(frame.astype(np.uint8, copy=False))
-        else:
-            picture = cv2.resize(frame, (image.width, image.height)).astype(np.uint8, copy=False)
-        if image.colour is Colour.RGB:
-            picture = picture[:, :, ::-1]
-        mean, scale = np.asarray(image.mean, np.float32), np.asarray(image.scale, np.float32)
-        values = (picture.astype(np.float32) - mean) / scale
-        tensor = np.ascontiguousarray(values.transpose(2, 0, 1)[None])
-        outputs = tuple(self.session.run(None, {self._input: tensor}))
-        boxes = detected_boxes(outputs, spec, placement=place(width, height, image))
-        self.boxes_count += len(boxes)
 
 
 class GatedSource:

@@ -46,9 +46,7 @@ def stream(values: Floats) -> Floats:
     scores = np.zeros(values.size)
     for row, value in enumerate(values.astype(np.float32)):
         batch = value.reshape(1, 1, 1)
-        conclusion = concluder.conclude(
-            (batch,), batch=batch, placement=None, captured_s=float(row)
-        )
+        conclusion = concluder.conclude((batch,), batch=batch, placement=None, at_s=float(row))
         assert isinstance(conclusion.outcome, Scored), "the spec's task is anomaly"
         scores[row] = conclusion.outcome.score
     return scores

@@ -131,9 +131,12 @@ def ours(model: Path, spec_path: Path, video: Path, *, is_isolated: bool) -> Non
     import msgspec
 
     from edge_agent.inference.onnx_session import load_onnx_session
+    from edge_agent.inference.procfs_memory import limit_arenas, pad_heap
     from tests.benchmarks.bench_infer import open_session
     from tests.benchmarks.bench_infer_parts import Bare, Case, Ours, fold, measured
 
+    limit_arenas()  # As the agent does
+    pad_heap()
     spec = msgspec.json.decode(spec_path.read_bytes(), type=ModelSpec)
     folded = model.with_name("folded.onnx")
     case = Case(model, folded, spec, fold(model, spec, folded), video)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.bench_counts import CARS_BY_HAND, CARS_FPS, SETTINGS, count
+from tests.benchmarks.bench_counts import CARS_BY_HAND, SETTINGS, count
 from tests.benchmarks.bench_nab import SETTINGS as NOVELTY
 from tests.benchmarks.bench_nab import halves, stream
 from tests.benchmarks.nab_scoring import load_corpus, score_corpus
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_cars_over_the_line_are_as_many_as_were_counted_by_hand() -> None:
-    told, _ = count(require_data("data/video/car-detection.mp4"), SETTINGS, fps=CARS_FPS)
+    told, _ = count(require_data("data/video/car-detection.mp4"), SETTINGS)
     assert sum(told[-1].totals.values()) == CARS_BY_HAND
     frames = [frame for frame, tracked in enumerate(told) for _ in tracked.crossings]
     expected = ((55, 110), (182, 239), (182, 239), (316, 347))  # By hand: when cars are there

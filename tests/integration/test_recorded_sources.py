@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.sources.item import Frame, Window
+from edge_agent.sources.item import Frame, Window, own_time_s
 from edge_agent.sources.opening import open_source
 from edge_agent.sources.source import Source
 from shared.errors import ContractError
@@ -176,6 +176,28 @@ def test_what_is_wrong_is_said(tmp_path: Path, make: object, code: str, says: st
     with closing(source), pytest.raises(ContractError, match=says) as caught:
         open_and_read(source)
     assert caught.value.code == code
+
+
+def test_a_recording_has_a_time_of_its_own_however_fast_it_is_played(tmp_path: Path) -> None:
+    clock = ManualClock()
+    path = write_video(tmp_path / "v.avi", [0, 20, 40, 60], fps=10.0)
+    video = VideoSettings(path=str(path), pace=Pace.AS_FAST, loop=True)
+    source = open_source(video, clock, fps_max=5.0)
+    source.open()
+    found = frames_of(source, 4)
+    assert [f.captured_s for f in found] == [1000.0] * 4  # No time passed
+    assert [own_time_s(f) for f in found] == pytest.approx([0.0, 0.2, 0.4, 0.6])  # Over the seam
+
+    folder = write_pictures(tmp_path / "p", [10, 20, 30])
+    pictures = frames_of(opened(FolderSettings(path=str(folder), fps=0.0), clock))
+    assert [own_time_s(f) for f in pictures] == [1000.0] * 3  # Nobody says how far they lie apart
+
+    text = "at,x\n2024-01-01 00:00:00,1\n2024-01-01 00:00:10,2\n2024-01-01T00:00:40Z,3\n"
+    rows = make_csv(tmp_path, text, time_column="at", speed=1000.0)
+    assert [own_time_s(w) for w in windows_of(opened(rows, clock))] == pytest.approx([10.0, 40.0])
+    rows = make_csv(tmp_path, "x\n1\n2\n3\n", rate_hz=0.0)
+    now_s = clock.monotonic_s()
+    assert [own_time_s(w) for w in windows_of(opened(rows, clock))] == [now_s] * 2
 
 
 def test_a_csv_file_becomes_windows_of_the_named_columns(tmp_path: Path) -> None:

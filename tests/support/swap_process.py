@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas
+from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas, pad_heap
 from shared.wire.target import TargetRelease
 from tests.support.busy_device import CLOCK, BusyDevice, worker_pids
 from tests.support.waiting import wait_until
@@ -113,6 +113,7 @@ def _least(rests: list[Rest], name: str) -> int:
 
 if __name__ == "__main__":
     limit_arenas()
+    pad_heap()
     place, named = Path(sys.argv[1]), Path(sys.argv[2])
     known = msgspec.json.decode(named.read_bytes(), type=list[TargetRelease])
     per_s = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0

@@ -28,7 +28,7 @@ BATCH = np.zeros((1, 1, 4), np.float32)
 def score(concluder: Concluder, value: float, *, sensor: str = "") -> Scored:
     outputs = (np.array([value], np.float32),)
     outcome = concluder.conclude(
-        outputs, batch=BATCH, placement=None, captured_s=0.0, sensor=sensor
+        outputs, batch=BATCH, placement=None, at_s=0.0, sensor=sensor
     ).outcome
     assert isinstance(outcome, Scored)
     return outcome
@@ -36,7 +36,7 @@ def score(concluder: Concluder, value: float, *, sensor: str = "") -> Scored:
 
 def pet(concluder: Concluder, dog: float, at_s: float) -> str:
     outputs = (np.array([[1.0 - dog, dog]], np.float32),)
-    outcome = concluder.conclude(outputs, batch=BATCH, placement=None, captured_s=at_s).outcome
+    outcome = concluder.conclude(outputs, batch=BATCH, placement=None, at_s=at_s).outcome
     assert isinstance(outcome, Classified)
     return outcome.label
 
@@ -116,11 +116,11 @@ def test_a_class_is_told_only_once_it_has_settled() -> None:
 def test_hysteresis_goes_on_in_a_new_release_and_what_is_held_is_the_last() -> None:
     settings = DecisionSettings(hysteresis_margin=0.3)
     first, second = Concluder(PETS, settings), Concluder(PETS, settings)
-    assert first.hold(captured_s=0.0) is None
+    assert first.hold(at_s=0.0) is None
     assert pet(first, 0.1, 0.0) == "cat"
     second.carry_over(first)
     assert pet(second, 0.6, 1.0) == "cat"
-    held = second.hold(captured_s=2.0)
+    held = second.hold(at_s=2.0)
     assert held is not None
     assert isinstance(held.outcome, Classified)
     assert held.outcome.label == "cat"

@@ -39,7 +39,7 @@ def tracking(
 def walk(one: Tracking, ys: list[float], *, start_s: float = 0.0, step_s: float = 0.1) -> Tracked:
     told = Tracked(())
     for index, y in enumerate(ys):
-        told = one.update((box(0.5, y),), captured_s=start_s + index * step_s)
+        told = one.update((box(0.5, y),), at_s=start_s + index * step_s)
     return told
 
 
@@ -72,7 +72,7 @@ def test_one_object_is_one_track_and_two_that_cross_stay_two() -> None:
     one = tracking()
     for index in range(40):
         x = 0.1 + 0.02 * index
-        told = one.update((box(x, 0.4), box(1.0 - x, 0.6)), captured_s=index * 0.1)
+        told = one.update((box(x, 0.4), box(1.0 - x, 0.6)), at_s=index * 0.1)
         assert [track.track for track in told.tracks] == [1, 2]
     assert told.tracks[0].left > 0.8
     assert told.tracks[0].age_s == pytest.approx(3.9)
@@ -82,26 +82,26 @@ def test_a_track_is_found_again_after_irregular_gaps_and_its_number_never_comes_
     one, at_s = tracking(), 0.0
     rng = np.random.default_rng(3)
     for _ in range(30):
-        told = one.update((box(0.1 + 0.05 * at_s, 0.5),), captured_s=at_s)
+        told = one.update((box(0.1 + 0.05 * at_s, 0.5),), at_s=at_s)
         assert [track.track for track in told.tracks] == [1]
         at_s += float(rng.uniform(0.02, 0.6))
-    assert one.update((), captured_s=at_s).tracks == ()
-    told = one.update((box(0.1 + 0.05 * at_s, 0.5),), captured_s=at_s + 1.5)
+    assert one.update((), at_s=at_s).tracks == ()
+    told = one.update((box(0.1 + 0.05 * at_s, 0.5),), at_s=at_s + 1.5)
     assert [track.track for track in told.tracks] == [2]
 
 
 def test_a_low_box_keeps_a_track_but_starts_none() -> None:
     one = tracking()
-    assert one.update((box(0.5, 0.5, sure=0.3),), captured_s=0.0).tracks == ()
-    one.update((box(0.5, 0.5),), captured_s=0.1)
-    (track,) = one.update((box(0.5, 0.5, sure=0.3),), captured_s=0.2).tracks
+    assert one.update((box(0.5, 0.5, sure=0.3),), at_s=0.0).tracks == ()
+    one.update((box(0.5, 0.5),), at_s=0.1)
+    (track,) = one.update((box(0.5, 0.5, sure=0.3),), at_s=0.2).tracks
     assert (track.track, track.confidence) == (1, 0.3)
 
 
 def test_a_track_is_told_from_its_third_box_and_not_without_the_second() -> None:
     one = tracking(how=TrackingSettings(hits_min=3))
     told = [
-        len(one.update(boxes, captured_s=index * 0.1).tracks)
+        len(one.update(boxes, at_s=index * 0.1).tracks)
         for index, boxes in enumerate([(box(0.5, 0.5),)] * 2 + [()] + [(box(0.5, 0.5),)] * 3)
     ]
     assert told == [0, 0, 0, 0, 0, 1]
@@ -148,7 +148,7 @@ def test_a_line_counts_the_same_however_it_is_divided(seed: int) -> None:
     for index in range(150):  # A winding walk, slow enough to be followed
         x = 0.5 + 0.2 * math.sin(turns[0] * index) + 0.1 * math.sin(turns[1] * index)
         y = 0.5 - 0.2 * math.cos(turns[2] * index) - 0.1 * math.cos(turns[3] * index)
-        told = [one.update((box(x, y),), captured_s=index * 0.1) for one in ones]
+        told = [one.update((box(x, y),), at_s=index * 0.1) for one in ones]
         assert told[0] == told[1]
     assert sum(told[0].totals.values()) > 0
 
@@ -192,7 +192,7 @@ def test_what_stands_still_behind_a_motion_gate_stays_and_goes_on_dwelling() -> 
     one = tracking(zones=(zone,))
     walk(one, [0.5, 0.5])
     for at_s in (10.0, 20.0, 30.0):
-        told = one.hold(captured_s=at_s)
+        told = one.hold(at_s=at_s)
     assert [track.track for track in told.tracks] == [1]
     assert told.zones[0].dwell_s_max == pytest.approx(30.0)
     assert [track.track for track in walk(one, [0.5], start_s=30.1).tracks] == [1]
