@@ -18,28 +18,20 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
-
 from edge_agent.config import AgentConfig
+from edge_agent.device_numbers import DeviceNumbers
 from edge_agent.file_status import LOCK_NAME, StatusFile
-from edge_agent.http_metrics import MetricsServer
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.inference.fit import strictest
 from edge_agent.inference.golden_proof import prove_golden
-from edge_agent.inference.process_session import WorkerSession
 from edge_agent.inference.procfs_memory import hand_back_memory, limit_arenas, pad_heap
 from edge_agent.inference.session_loader import session_loader
-from edge_agent.local_servers import LIVE, METRICS, LocalServer
+from edge_agent.local_view import LocalView
 from edge_agent.pipeline_book import PipelineBook, open_book
 from edge_agent.pipelines import Pipelines
 from edge_agent.sharing.building import build_sharer
-from edge_agent.sinks.file_live_token import live_token_path, load_live_token
-from edge_agent.sinks.http_live import LiveServer
-from edge_agent.sinks.live_feeds import LiveFeeds
-from edge_agent.sinks.opening import LiveView
 from edge_agent.telemetry.events import OperatorEvents
-from edge_agent.telemetry.numbers import AgentNumbers, WorkerNumbers
-from edge_agent.telemetry.procfs_host import CPU_SHARE_MAX, ProcfsCpu, ProcfsHost
+from edge_agent.telemetry.numbers import AgentNumbers
 from edge_agent.telemetry.publisher import Publisher
 from edge_agent.telemetry.sql_outbox import SqlOutbox
 from edge_agent.training.admission import Admission
@@ -63,7 +55,6 @@ from edge_agent.uplink.renewal import Renewal
 from edge_agent.uplink.target_inbox import TargetInbox
 from shared.clock import Clock
 from shared.durable_file import make_folder, make_private_folder
-from shared.errors import RefusedError
 from shared.file_lock import FileLock
 from shared.link.paho_link import LinkSettings, PahoLink
 from shared.pipeline.pipeline import PipelineLimits
@@ -96,7 +87,7 @@ class Agent:
         pad_heap()
         self._config = config
         self._clock = clock
-        self._numbers: AgentNumbers | None = None  # Of the last tick
+        self._last: AgentNumbers | None = None  # Of the last tick
         with ExitStack() as opened:
             self._open_state(state, opened)
             self._build_parts(state)
@@ -114,9 +105,7 @@ class Agent:
             for worker in self._workers:
                 worker.start()
             self._link.start()
-            for server in (self._metrics, self._live):
-                if server is not None:
-                    server.start()
+            self._view.start()
             hand_back_memory()  # What only starting needed
             log.info("agent.started", extra={"device": self._device})
             self._tick_until(stop)
@@ -130,8 +119,8 @@ class Agent:
             self._pipelines.tick()
             now_s = self._clock.monotonic_s()
             report = self._updater.report()
-            self._numbers = self._read_numbers()
-            self._tell_events(report, self._numbers, now_s)
+            self._last = self._numbers.read()
+            self._tell_events(report, self._last, now_s)
             if now_s - host_s >= self._config.telemetry.host_s:
                 host_s = now_s
                 self._tell_host(now_s)
@@ -143,39 +132,13 @@ class Agent:
                 outbox=self._outbox,
                 crashes={worker.name: worker.crashes_count for worker in self._workers},
                 now_s=self._clock.now_s(),
-                numbers=self._numbers,
-                servers=self._servers,
+                numbers=self._last,
+                servers=self._view.servers,
             )
             for worker in self._workers:
                 if worker.fatal is not None:
                     raise worker.fatal
             self._clock.wait(stop, TICK_S)
-
-    def _read_numbers(self) -> AgentNumbers:
-        return AgentNumbers(
-            host=self._host_now.read(),
-            pipelines=self._pipelines.numbers(),
-            workers=tuple(self._workers_now(self._cpu_now)),
-        )
-
-    def _workers_now(self, cpu: ProcfsCpu) -> Iterator[WorkerNumbers]:
-        for model in list(self._models.values()):
-            line = model.line
-            # A first release on trial is its own companion: one process, told once.
-            companion = line.companion if line.companion is not line.serving else None
-            for release in (line.serving, companion):
-                if release is None or not isinstance(release.session, WorkerSession):
-                    continue
-                standing = release.session.standing
-                yield WorkerNumbers(
-                    model=release.model,
-                    version=release.version,
-                    pid=standing.pid,
-                    restarts_count=standing.restarts_count,
-                    last_cause=standing.last_cause,
-                    rss_bytes=standing.rss_bytes,
-                    cpu_share=cpu.share(standing.pid) if standing.pid else 0.0,
-                )
 
     def _tell_events(self, report: Report, numbers: AgentNumbers, now_s: float) -> None:
         standings = self._pipelines.standings()
@@ -187,14 +150,7 @@ class Agent:
             self._tell(event)
 
     def _tell_host(self, now_s: float) -> None:
-        workers = tuple(self._workers_now(self._cpu))
-        host = self._host.read()
-        if workers:
-            host = msgspec.structs.replace(
-                host,
-                workers_rss_bytes=sum(worker.rss_bytes for worker in workers),
-                workers_cpu_share=min(CPU_SHARE_MAX, sum(worker.cpu_share for worker in workers)),
-            )
+        host = self._numbers.read_for_hub()
         self._outbox.append(host)
         dropped_count = self._outbox.dropped_count
         for event in self._events.of_host(host, outbox_dropped=dropped_count, now_s=now_s):
@@ -206,9 +162,7 @@ class Agent:
 
     def _stop(self) -> None:
         log.info("agent.stopping", extra={"device": self._device})
-        for server in (self._live, self._metrics):
-            if server is not None:
-                server.stop()
+        self._view.stop()
         self._pipelines.stop()
         for worker in reversed(self._workers):
             worker.request_stop()
@@ -239,25 +193,21 @@ class Agent:
         self._models = {name: ActiveModel(name) for name in config.models}
         self._book = open_book(config.pipelines, config.remote, None)
         self._book_target: Target | None = None
-        self._host = ProcfsHost(state, clock)
-        self._host_now = ProcfsHost(state, clock)  # Apart: each reads since its own last time
-        self._cpu, self._cpu_now = ProcfsCpu(clock), ProcfsCpu(clock)
         self._events = OperatorEvents(disk_free_bytes_min=config.updates.free_bytes_min)
-        self._servers: tuple[LocalServer, ...] = ()
-        self._metrics = self._build_metrics()
+        self._view = LocalView(config, state / "identity", lambda: self._last)
         self._link = self._build_link()
         self._publisher = Publisher(self._outbox, self._link, self._device, clock, config.publisher)
         self._transfer = BlockTransfer(self._request_blocks, clock, config.transfer)
-        self._live, live = self._build_live(state)
         self._pipelines = Pipelines(
             self._models,
             device=self._device,
-            live=live,
+            live=self._view.live,
             outbox=self._outbox,
             telemetry=config.telemetry,
             clock=clock,
             lanes=config.inference.lanes,
         )
+        self._numbers = DeviceNumbers(state, self._models, self._pipelines.numbers, clock)
         self._learner = self._build_learner(state)
         self._updater = self._build_updater(state)
         self._renewal = Renewal(self._identity, self._link, clock=clock)
@@ -284,45 +234,6 @@ class Agent:
                 *self._sharing(state),
             )
         ]
-
-    def _build_metrics(self) -> MetricsServer | None:
-        """Return what serves /metrics, where the owner wants it; a port in use ends nothing."""
-        if self._config.metrics is None:
-            self._note_server(METRICS)
-            return None
-        try:
-            server = MetricsServer(self._config.metrics, lambda: self._numbers)
-        except RefusedError as error:
-            log.error("metrics.unavailable", extra={"code": error.code, "text": str(error)})
-            self._note_server(METRICS, trouble=str(error))
-            return None
-        self._note_server(METRICS, url=server.url)
-        return server
-
-    def _build_live(self, state: Path) -> tuple[LiveServer | None, LiveView | None]:
-        """Return what shows pipelines, where the owner wants it; a port in use ends nothing."""
-        settings = self._config.live
-        if settings is None:
-            self._note_server(LIVE)
-            return None, None
-        feeds, folder = LiveFeeds(), state / "identity"
-        try:
-            token = load_live_token(settings.token_file, folder=folder)
-            server = LiveServer(settings, feeds, token=token)
-        except RefusedError as error:
-            log.error("live.unavailable", extra={"code": error.code, "text": str(error)})
-            self._note_server(LIVE, trouble=str(error))
-            return None, None
-        token_path = live_token_path(settings.token_file, folder=folder)
-        self._note_server(LIVE, url=server.url, token_path=str(token_path.absolute()))
-        return server, LiveView(settings, feeds)
-
-    def _note_server(
-        self, name: str, *, url: str = "", token_path: str = "", trouble: str = ""
-    ) -> None:
-        """Note for `edge-agent status` whether and where people beside the device are served."""
-        server = LocalServer(name=name, url=url, token_path=token_path, trouble=trouble)
-        self._servers = (*self._servers, server)
 
     def _sharing(self, state: Path) -> Iterator[tuple[str, Callable[[threading.Event], None]]]:
         """Yield the part that sends samples, where the owner has any sent."""
