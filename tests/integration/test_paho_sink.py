@@ -192,11 +192,11 @@ def test_a_broker_that_comes_back_empty_is_told_everything_again(
     wait_until(lambda: sink.standing)
     for i in range(1, 4):
         sink(decided(tracked("car", total=1 + i), i))
-    assert len(sink._decisions) + len(sink._in_flight) >= 3
+    assert not sink.is_all_heard
     broker.start()
     wait_until(lambda: not sink.standing, seconds_max=20)
     # Acknowledged, that is; the listener may have come back too late to hear them.
-    wait_until(lambda: not sink._decisions and not sink._in_flight)
+    wait_until(lambda: sink.is_all_heard)
     late = Listener(broker.port)
     wait_until(lambda: late.last.get(f"{BASE}/lines/gate/in") == "4")
     wait_until(lambda: late.last.get(f"{BASE}/availability") == "online")
@@ -214,7 +214,7 @@ def test_a_device_that_dies_is_offline_by_its_last_will(
     sink.start()
     wait_until(lambda: listener.last.get(f"{BASE}/availability") == "online")
     listener.heard.clear()
-    client = sink._client
+    client = sink._broker._client
     assert client is not None
     connection = client.socket()
     assert connection is not None
@@ -236,7 +236,7 @@ def test_what_was_on_its_way_when_the_network_died_is_sent_again_in_order(
     proxy.weather = Weather(is_frozen=True)
     for i in range(3):
         sink(decided(tracked("car", total=i), i))
-    wait_until(lambda: not sink._decisions)  # All given to paho, none acknowledged
+    wait_until(lambda: not sink.waiting_count)  # All given to paho, none acknowledged
     assert listener.all(f"{BASE}/decision") == []
     proxy.cut()
     proxy.weather = Weather()
