@@ -16,7 +16,7 @@ from cloud_hub.command_line.cloud_job_answers import (
     RunEvents,
     TrainingRuns,
 )
-from cloud_hub.command_line.cloud_job_output import RUN_COLUMNS, came_of, run_rows, show_job
+from cloud_hub.command_line.cloud_job_output import RUN_COLUMNS, run_rows, show_job
 from cloud_hub.command_line.cloud_job_watch import watch_cloud_job
 from cloud_hub.command_line.commands import Context, open_context
 from cloud_hub.command_line.finding import find_device
@@ -28,16 +28,23 @@ from cloud_hub.command_line.job_answers import (
     Jobs,
     Rounds,
 )
+from cloud_hub.command_line.job_output import (
+    JOB_COLUMNS,
+    accuracy_table,
+    cloud_job_row,
+    devices_table,
+    job_row,
+    rounds_table,
+    show_learning_job,
+)
 from cloud_hub.command_line.job_watch import watch
 from cloud_hub.command_line.order_arguments import add_order_arguments, read_order
-from cloud_hub.command_line.output import Output, clock_text
+from cloud_hub.command_line.output import clock_text
 from shared.command_line import Command, Run
 from shared.errors import RefusedError
 from shared.exit_codes import DONE
 
 HEADING = "Learning together"
-EVENTS_SHOWN = 20
-BYTES_OF_MEGABYTE = 1e6
 
 
 def start_job(args: argparse.Namespace) -> int:
@@ -68,15 +75,14 @@ def list_jobs(args: argparse.Namespace) -> int:
     with context.hub as hub:
         jobs = hub.get("/api/v1/jobs", Jobs, query=query)
         cloud = hub.get("/api/v1/cloud-jobs", CloudJobs, query=query)
-    rows = [(job.created_ms, _row(job)) for job in jobs.value.jobs]
-    rows += [(job.created_ms, _cloud_row(job)) for job in cloud.value.jobs]
+    rows = [(job.created_ms, job_row(job)) for job in jobs.value.jobs]
+    rows += [(job.created_ms, cloud_job_row(job)) for job in cloud.value.jobs]
     rows.sort(key=lambda pair: -pair[0])
     empty = (
         "No Job yet. Next: cloud-hub train --model MODEL --dataset DATASET --watch, or "
         "cloud-hub jobs start --model MODEL --rounds 5 --watch"
     )
-    columns = ("job", "model", "state", "where", "result", "started")
-    context.output.table(columns, [row for _, row in rows[: args.limit]], empty=empty)
+    context.output.table(JOB_COLUMNS, [row for _, row in rows[: args.limit]], empty=empty)
     found = [msgspec.json.decode(answer.json, type=_RawJobs).jobs for answer in (jobs, cloud)]
     context.output.result(msgspec.json.encode({"jobs": found[0], "cloud_jobs": found[1]}))
     return DONE
@@ -95,13 +101,13 @@ def _show_job(args: argparse.Namespace) -> int:
         rounds = hub.get(f"{path}/rounds", Rounds)
         devices = hub.get(f"{path}/devices", JobDevices)
         accuracy = hub.get(f"{path}/accuracy", Accuracy)
-    _show(context.output, answer.value)
+    show_learning_job(context.output, answer.value)
     context.output.say("")
-    _rounds_table(context.output, rounds.value)
+    rounds_table(context.output, rounds.value)
     context.output.say("")
-    _devices_table(context.output, devices.value)
+    devices_table(context.output, devices.value)
     context.output.say("")
-    _accuracy_table(context.output, accuracy.value)
+    accuracy_table(context.output, accuracy.value)
     parts = (answer.json, rounds.json, devices.json, accuracy.json)
     context.output.result(b'{"job":%b,"rounds":%b,"devices":%b,"accuracy":%b}' % parts)
     return DONE
@@ -152,7 +158,7 @@ def list_devices(args: argparse.Namespace) -> int:
     context = open_context(args)
     with context.hub as hub:
         answer = hub.get(f"/api/v1/jobs/{args.job}/devices", JobDevices)
-    _devices_table(context.output, answer.value)
+    devices_table(context.output, answer.value)
     context.output.result(answer.json)
     return DONE
 
@@ -163,7 +169,7 @@ def list_rounds(args: argparse.Namespace) -> int:
     context = open_context(args)
     with context.hub as hub:
         answer = hub.get(f"/api/v1/jobs/{args.job}/rounds", Rounds)
-    _rounds_table(context.output, answer.value)
+    rounds_table(context.output, answer.value)
     context.output.result(answer.json)
     return DONE
 
@@ -233,111 +239,6 @@ def _require_devices(job: str, *, is_needed: bool = True) -> None:
             f"{job} trains in the cloud: it has no devices, Rounds or approval.",
             remedy=f"See cloud-hub jobs show {job}.",
         )
-
-
-def _row(job: Job) -> tuple[str, ...]:
-    return (
-        job.job_id,
-        job.model,
-        job.outcome or job.state,
-        f"devices, Round {job.rounds_done}/{job.rounds}",
-        _came_of(job),
-        clock_text(job.created_ms),
-    )
-
-
-def _cloud_row(job: CloudJob) -> tuple[str, ...]:
-    return (
-        job.job_id,
-        job.model,
-        job.outcome or job.state,
-        f"cloud, {job.dataset}:{job.dataset_version}",
-        came_of(job),
-        clock_text(job.created_ms),
-    )
-
-
-def _show(output: Output, job: Job) -> None:
-    output.facts(
-        [
-            ("job", job.job_id),
-            ("model", f"{job.model}, from {job.checkpoint_id}"),
-            ("state", f"{job.outcome or job.state} {job.code}".strip()),
-            ("rounds", f"{job.rounds_done} of {job.rounds}"),
-            ("result", _came_of(job)),
-            ("started", f"{clock_text(job.created_ms)} by {job.created_by}"),
-        ]
-    )
-    output.say(job.sentence)
-
-
-def _came_of(job: Job) -> str:
-    if job.release_version is not None:
-        return f"release {job.model}:{job.release_version}"
-    if job.candidate_id is not None:
-        return f"refused: {job.candidate_id}"
-    return job.result_checkpoint_id or ""
-
-
-def _rounds_table(output: Output, rounds: Rounds) -> None:
-    rows = [
-        (
-            str(each.round),
-            f"{each.devices_counted}/{each.devices_asked}",
-            str(each.devices_refused),
-            str(each.devices_silent),
-            "–" if each.loss is None else f"{each.loss:.3f}",
-            _percent(each.accuracy),
-            f"{each.bytes_up / BYTES_OF_MEGABYTE:.2f}",
-            "" if each.epsilon is None else f"{each.epsilon:.2f}",
-        )
-        for each in rounds.rounds
-    ]
-    columns = ("round#", "counted", "refused#", "silent#", "loss#", "accuracy#", "MB up#", "eps#")
-    output.table(columns, rows, empty="No Round has begun yet.")
-
-
-def _devices_table(output: Output, devices: JobDevices) -> None:
-    rows = [
-        (
-            each.device_id,
-            each.state or "silent",
-            str(each.rounds_answered),
-            str(each.updates_refused),
-            f"{each.bytes_up / BYTES_OF_MEGABYTE:.2f}",
-            f"{_percent(each.accuracy_before)} > {_percent(each.accuracy_after)}",
-            each.sentence,
-        )
-        for each in devices.devices
-    ]
-    columns = ("device", "state", "answered#", "refused#", "MB up#", "accuracy", "what it says")
-    output.table(columns, rows, empty="It has not been given to devices yet.")
-
-
-def _accuracy_table(output: Output, accuracy: Accuracy) -> None:
-    """Show how accuracy is spread over devices, each on its own held-out samples."""
-    named = (("before", accuracy.before), ("after", accuracy.after), ("change", accuracy.change))
-    rows = [
-        (
-            name,
-            f"{found.count}/{accuracy.devices_count}",
-            _percent(found.minimum),
-            _percent(found.quartile_1),
-            _percent(found.median),
-            _percent(found.quartile_3),
-            _percent(found.maximum),
-        )
-        for name, found in named
-        if found is not None
-    ]
-    columns = ("accuracy", "told#", "lowest#", "25 %#", "median#", "75 %#", "highest#")
-    output.table(columns, rows, empty="No device has told its accuracy yet.")
-    if accuracy.change is not None:
-        output.say(f"It fell on {accuracy.worse_count} of {accuracy.change.count}.")
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.1f} %"
 
 
 def _start_arguments(parser: argparse.ArgumentParser) -> None:
