@@ -51,6 +51,7 @@ from shared.errors import TransientError, UnavailableError
 from shared.file_lock import FileLock
 from shared.ids import HUB_ID, DeviceId
 from shared.link.paho_link import LinkSettings, PahoLink
+from shared.plural import counted
 from shared.wire.topics import hub_filters
 from shared.worker import Worker
 
@@ -308,7 +309,9 @@ class Hub:
             PartStatus(
                 worker.name,
                 is_good=worker.is_alive,
-                detail=f"restarted {worker.crashes_count} times" if worker.crashes_count else "",
+                detail=f"restarted {counted(worker.crashes_count, 'time')}"
+                if worker.crashes_count
+                else "",
             )
             for worker in self._workers
         ]

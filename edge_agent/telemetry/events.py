@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from edge_agent.sources.capture import STALLED_CODE, CaptureState, CaptureStatus
 from edge_agent.sources.source import Resized
 from edge_agent.telemetry.numbers import WorkerNumbers
+from shared.plural import counted
 from shared.wire.records import EventRecord, HostRecord
 from shared.wire.report import Failure, ModelReport, UpdateState
 
@@ -102,20 +103,20 @@ class OperatorEvents:
                 self._risen(
                     ("source.run_over", name),
                     standing.messages_lost,
-                    f"Pipeline {name} was too slow for its sensor: {{count}} messages were lost.",
+                    f"Pipeline {name} was too slow for its sensor: it lost {{messages}}.",
                     now_s,
                 ),
                 self._risen(
                     ("source.payload", name),
                     standing.messages_bad,
-                    f"Pipeline {name} could not read {{count}} of its sensor's messages.",
+                    f"Pipeline {name} could not read {{messages}} of its sensor.",
                     now_s,
                 ),
                 self._of_picture(standing, now_s),
                 self._risen(
                     ("source.resized", name),
                     standing.resized.count,
-                    f"The pictures of pipeline {name} changed their size, {{count}} times so far; "
+                    f"The pictures of pipeline {name} changed their size, {{times}} so far; "
                     f"it is {standing.resized.size} now.",
                     now_s,
                 ),
@@ -129,7 +130,7 @@ class OperatorEvents:
                 ("worker.restarted", f"{worker.model} {worker.version}"),
                 worker.restarts_count,
                 f"The process that runs release {worker.version} of {worker.model} was started "
-                f"again, {{count}} times so far; the last one was {_literal(worker.last_cause)}.",
+                f"again, {{times}} so far; the last one was {_literal(worker.last_cause)}.",
                 now_s,
             )
             for worker in workers
@@ -171,8 +172,8 @@ class OperatorEvents:
             self._risen(
                 OUTBOX,
                 outbox_dropped,
-                "The outbox is full: {count} records were dropped so far, the oldest first. Is the "
-                "hub reachable, and the outbox large enough?",
+                "The outbox is full: it dropped {records} so far, the oldest first. Is the hub "
+                "reachable, and the outbox large enough?",
                 now_s,
             ),
         ]
@@ -252,7 +253,8 @@ class OperatorEvents:
         if known.told_s is not None and now_s - known.told_s < COUNTS_S:
             return None
         known.told, known.told_s = count, now_s
-        return _event(key[0], text.format(count=count))
+        words = {f"{noun}s": counted(count, noun) for noun in ("message", "record", "time")}
+        return _event(key[0], text.format(**words))
 
 
 def _model_code(model: ModelReport, failure: Failure) -> str:

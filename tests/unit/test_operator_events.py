@@ -120,7 +120,7 @@ def test_a_change_of_resolution_is_told_with_the_new_one_and_not_too_often() -> 
 
     assert texts_of(Resized(), 0.0) == []
     assert texts_of(Resized(1, "640x480"), 1.0) == [
-        "The pictures of pipeline door changed their size, 1 times so far; it is 640x480 now."
+        "The pictures of pipeline door changed their size, 1 time so far; it is 640x480 now."
     ]
     assert texts_of(Resized(2, "1280x720"), 2.0) == []
     (later,) = texts_of(Resized(3, "640x480"), COUNTS_S + 1.0)
@@ -154,7 +154,7 @@ def test_counts_are_told_when_they_rise_and_not_too_often() -> None:
     (event,) = told.of_pipelines(
         [standing(CaptureState.RUNNING, lost=2048, bad=3)], now_s=COUNTS_S + 2
     )
-    assert "2048 messages were lost" in event.text
+    assert "it lost 2,048 messages" in event.text
     assert codes(told, 3 * COUNTS_S, lost=2, bad=3) == []  # Started again: it counts anew
     assert codes(told, 5 * COUNTS_S, lost=4, bad=3) == ["source.run_over"]
 
@@ -176,7 +176,7 @@ def test_a_restarted_worker_is_told_with_its_cause_and_not_too_often() -> None:
     (event,) = told.of_workers([worker(1, cause="killed {by} SIGKILL")], now_s=1.0)
     assert event.code == "worker.restarted"
     assert "release 1 of digits" in event.text
-    assert "1 times so far; the last one was killed {by} SIGKILL." in event.text
+    assert "1 time so far; the last one was killed {by} SIGKILL." in event.text
     assert told.of_workers([worker(3)], now_s=2.0) == []
     (other,) = told.of_workers([worker(3), worker(1, version=2)], now_s=3.0)
     assert "release 2" in other.text  # Each release's process is told for itself
