@@ -3,10 +3,12 @@
 import sys
 
 from shared.exit_codes import UNAVAILABLE
+from shared.quick_imports import quick_imports
 
 MISSING = ""
 try:
-    from cloud_hub.__main__ import main as run_command
+    with quick_imports():
+        from cloud_hub.__main__ import main as run_command
 except ModuleNotFoundError as error:  # Installed without the extra `hub`: a device, say.
     if (error.name or "").partition(".")[0] in ("shared", "cloud_hub"):
         raise

@@ -1,15 +1,41 @@
-"""Processes with limits: how the hub starts one to its end, and how one limits itself."""
+"""Processes with limits: how the hub starts one to its end, and how one limits itself.
 
+What such a process puts into temporary files lies in the folder that it was given, and goes with
+it: one that is killed tidies up nothing.
+"""
+
+import errno
+import os
 import resource
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from shared.durable_file import write_failed
 from shared.process_parent import under_parent
 
 STDERR_CHARS_MAX = 300
 _MEMORY_SIGNS = ("MemoryError", "can't allocate memory", "bad_alloc")  # numpy's, torch's, C++'s
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 START_S = 30  # Given to a process on top of its own limit, to start and to write
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Lend a folder for a process's files, gone afterwards.
+
+    Raises TransientError `disk.write_failed` if the disk has no room for what goes there.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as name:
+            yield Path(name)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise write_failed(Path(tempfile.gettempdir()), error) from error
 
 
 def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
@@ -22,6 +48,7 @@ def run_to_end(module: str, folder: Path, *, seconds_max: float) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(folder)},
         )
     except subprocess.TimeoutExpired:
         return f"it took longer than {seconds_max:.0f} s"

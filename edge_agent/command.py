@@ -3,10 +3,12 @@
 import sys
 
 from shared.exit_codes import UNAVAILABLE
+from shared.quick_imports import quick_imports
 
 MISSING = ""
 try:
-    from edge_agent.__main__ import main as run_command
+    with quick_imports():
+        from edge_agent.__main__ import main as run_command
 except ModuleNotFoundError as error:  # Installed without the extra `edge`: a hub, say.
     if (error.name or "").partition(".")[0] in ("shared", "edge_agent"):
         raise

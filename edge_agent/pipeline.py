@@ -13,6 +13,7 @@ import logging
 from msgspec import UNSET
 
 from edge_agent.config import TelemetrySettings
+from edge_agent.decisions.unused_settings import unused_settings
 from edge_agent.inference.active_model import ActiveModel
 from edge_agent.inference.loop import InferenceLoop
 from edge_agent.inference.pipeline_state import pipeline_state
@@ -127,6 +128,7 @@ class Pipeline:
                 sinks=self._all_sinks(),
                 frame_sinks=self._sinks.frame_sinks,
             )
+            self._sinks.take_over(old)
             old.close()
             self._losses.settle(old)
             self._sinks.start()
@@ -180,7 +182,9 @@ class Pipeline:
             failing=self._loop.failing,
             is_frozen=self._loop.is_frozen,
         )
-        source = self._capture.status.state
+        source, serving = self._capture.status.state, self._active_model.line.serving
+        if not detail and serving is not None:
+            detail = unused_settings(self.settings, serving.session.spec)
         return PipelineReport(
             pipeline=self.settings.name,
             model=self.settings.model,

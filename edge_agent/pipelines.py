@@ -123,10 +123,10 @@ class Pipelines:
             self._changed_s = None
             hand_back_memory()
 
-    def stop(self) -> None:
-        """Stop all of them."""
+    def stop(self, *, for_good: bool = False) -> None:
+        """Stop all of them. Args: for_good: none is wanted any more."""
         for name in list(self._running):
-            self._stop(name)
+            self._stop(name, for_good=for_good)
 
     def numbers(self) -> tuple[PipelineNumbers, ...]:
         """Return what those that run have done and how fast."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from shared.choices import choices
+from shared.choices import hint
 from shared.errors import ContractError
 
 CONFIG_BYTES_MAX = 1 << 20
@@ -40,14 +40,18 @@ def load_toml(path: Path, shape: type[T]) -> T:
 def parse_toml(data: bytes, shape: type[T], *, name: str) -> T:
     """Return TOML bytes as `shape`; `name` says in errors where they came from. See load_toml."""
     if len(data) > CONFIG_BYTES_MAX:
-        raise ContractError("config.too_large", f"{name} is over {CONFIG_BYTES_MAX} bytes.")
+        raise ContractError(
+            "config.too_large",
+            f"{name} is over {CONFIG_BYTES_MAX} bytes.",
+            remedy="Name a TOML file written by hand.",
+        )
     try:
         return msgspec.toml.decode(data, type=shape)
     except msgspec.ValidationError as error:
         raise ContractError(
             "config.invalid",
             f"{name}: {error}.",
-            remedy=f"Correct that key{_one_of(error, shape)}; `$` stands for the whole file.",
+            remedy=f"Correct that key{hint(error, shape)}; `$` stands for the whole file.",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ContractError(
@@ -55,8 +59,3 @@ def parse_toml(data: bytes, shape: type[T], *, name: str) -> T:
             f"{name} is not TOML: {error}.",
             remedy="Correct it there. TOML is text in UTF-8; see https://toml.io.",
         ) from error
-
-
-def _one_of(error: msgspec.ValidationError, shape: object) -> str:
-    listed = ", ".join(choices(error, shape))
-    return f" (one of: {listed})" if listed else ""

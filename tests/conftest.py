@@ -16,11 +16,13 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
 from shared.logs import OWN_PACKAGES
+from shared.quick_imports import quick_imports
 from shared.quiet_libraries import keep_libraries_quiet
 
 keep_libraries_quiet()
@@ -47,14 +49,22 @@ REAL_PROCESSES = ("/tests/integration/", "/tests/e2e/", "/tests/contract/")
 ORDER = ("/tests/e2e/", "/tests/integration/", "/tests/contract/", "/tests/architecture/")
 
 
-def pytest_collection_finish() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Hand tests out as they are ordered here; xdist would begin with the file of most tests."""
+    config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """Take what lives as long as the run out of the garbage collector's rounds.
 
     With torch and ten thousand tests one round takes a second, and Flower asks for one with every
     record that it reads.
     """
-    gc.collect()
-    gc.freeze()
+    with quick_imports():
+        collected = yield
+        gc.collect()
+    return collected
 
 
 def pytest_runtest_setup() -> None:

@@ -7,7 +7,6 @@
 4. Items are decoded at the model's size by a process of its own (opencv_dataset_evaluation.py).
 """
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,7 @@ from cloud_hub.datasets.dataset import DatasetVersion
 from cloud_hub.datasets.making import Problem
 from cloud_hub.datasets.process_import import raise_problem
 from cloud_hub.datasets.service import DatasetService
-from cloud_hub.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end, temporary_folder
 from shared.errors import RefusedError
 from shared.model.spec import ModelSpec
 from shared.wire.limits import Digest
@@ -78,8 +77,8 @@ class DatasetEvaluation:
             spec=spec,
             items_max=min(items_max, ITEMS_MAX),
         )
-        with tempfile.TemporaryDirectory(prefix="isthmus-evaluation-") as name:
-            data = _make(order, Path(name))
+        with temporary_folder("isthmus-evaluation-") as folder:
+            data = _make(order, folder)
         return self._sets.add(spec.model, data)
 
 

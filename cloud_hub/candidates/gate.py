@@ -6,6 +6,7 @@
 4. A remark stops nothing: the hub raised an old opset, or drew the golden inputs itself.
 """
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -22,6 +23,8 @@ from shared.settings import Settings
 # The standard operator sets and onnxruntime's own; anything else no device could run.
 DOMAINS_ALLOWED = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 TEXT_CHARS_MAX = 300
+# onnxruntime puts file, line and signature before what it has to say, longer than what is kept.
+_WHERE_IN_CPP = re.compile(r"/onnxruntime_src/\S+ [^\n]*?\)(?: const)? (?=[A-Z])")
 
 
 class GateSettings(Settings, frozen=True):
@@ -44,7 +47,9 @@ class GateSettings(Settings, frozen=True):
 
 def judge(examination: Examination, spec: ModelSpec, settings: GateSettings) -> Verdict:
     """Return the Verdict on what was measured."""
-    reasons = [*_crash(examination), *model_reasons(examination.model, spec, settings)]
+    if examination.crash:  # Nothing is known of the model then.
+        return Verdict(is_passed=False, reasons=(_crash(examination.crash),))
+    reasons = model_reasons(examination.model, spec, settings)
     if examination.golden_error:
         reasons.append(Reason("gate.golden", _short(examination.golden_error)))
     if examination.run is not None:
@@ -69,10 +74,13 @@ def model_reasons(facts: ModelFacts, spec: ModelSpec, settings: GateSettings) ->
     """Return what speaks against the file itself."""
     if facts.error:
         return [Reason("gate.unreadable", f"This is not an ONNX model: {_short(facts.error)}")]
+    if facts.external_count:  # Then nothing else was looked at.
+        text = (
+            "Weights lie in another file; save the model with its data inside: "
+            "torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), path)."
+        )
+        return [Reason("gate.external_data", text, f"{facts.external_count} tensors", "0")]
     reasons = []
-    if facts.external_count:
-        text = "Weights lie in another file; save the model with its data inside."
-        reasons.append(Reason("gate.external_data", text, f"{facts.external_count} tensors", "0"))
     foreign = sorted(set(facts.domains) - DOMAINS_ALLOWED)
     if foreign:
         text = "The model needs operators that onnxruntime does not have."
@@ -89,7 +97,8 @@ def model_reasons(facts: ModelFacts, spec: ModelSpec, settings: GateSettings) ->
 def run_reasons(run: RunFacts, spec: ModelSpec) -> list[Reason]:
     """Return what speaks against what the model does."""
     if run.error:
-        return [Reason("gate.run", f"onnxruntime cannot run the model: {_short(run.error)}")]
+        told = _short(_WHERE_IN_CPP.sub("", run.error))
+        return [Reason("gate.run", f"onnxruntime cannot run the model: {told}")]
     reasons = []
     if run.output_misfit:
         measured = ", ".join(_shape_text(shape) for shape in run.output_shapes)
@@ -113,7 +122,10 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
     given, wanted = inputs[0], spec.input_shape
     dtypes = _input_dtypes(spec)
     if given.dtype not in dtypes:
-        text = f"The input {given.name[:40]!r} has the wrong number type."
+        text = (
+            f"The input {given.name[:40]!r} has the wrong number type; export the model so that "
+            f"it takes {' or '.join(dtypes)}."
+        )
         reasons.append(Reason("gate.input_dtype", text, given.dtype, " or ".join(dtypes)))
     fits = len(given.shape) == len(wanted) and all(
         size == want or (size is None and axis == 0)
@@ -123,7 +135,7 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
         measured = _shape_text(given.shape)
         text = (
             f"The input {given.name[:40]!r} has the shape {measured}; "
-            f"the spec says {_shape_text(wanted)}."
+            f"the spec says {_shape_text(wanted)}. {_shape_remedy(given.shape, wanted)}"
         )
         if None in given.shape[1:]:
             text = (
@@ -132,6 +144,12 @@ def _input_reasons(inputs: tuple[TensorFacts, ...], spec: ModelSpec) -> list[Rea
             )
         reasons.append(Reason("gate.input_shape", text, measured, _shape_text(wanted)))
     return reasons
+
+
+def _shape_remedy(given: tuple[int | None, ...], wanted: tuple[int, ...]) -> str:
+    if given[1:] == wanted[1:]:
+        return "Export it for one item, or with an open batch axis."
+    return "Correct input in the spec, or export the model with that shape."
 
 
 def _input_dtypes(spec: ModelSpec) -> tuple[str, ...]:
@@ -155,10 +173,14 @@ def _golden_reason(run: RunFacts, spec: ModelSpec) -> Reason:
     )
 
 
-def _crash(examination: Examination) -> list[Reason]:
-    if not examination.crash:
-        return []
-    return [Reason("gate.crashed", f"Examining the model failed: {_short(examination.crash)}")]
+def _crash(crash: str) -> Reason:
+    text = f"Examining the model failed: {_short(crash)}"
+    if crash.startswith("it "):  # Took more than it may: process_limits.py says so
+        text += (
+            ". Its limits are releases.gate's examination_s_max, evaluation_s_max and "
+            "examination_memory_bytes_max; a smaller evaluation set takes less."
+        )
+    return Reason("gate.crashed", text)
 
 
 def _remarks(examination: Examination) -> list[Reason]:

@@ -72,7 +72,8 @@ def calibrate(
             data = quantize_static(model_bytes, calibration, method=method, ranges=ranges)
             tried = Calibrated(data, method, agreement(data), ranges)
         except RefusedError as error:
-            failed = error
+            # A new one: the traceback of this one would keep all that it had in memory.
+            failed = RefusedError(error.code, error.message, remedy=error.remedy)
             continue
         if best is None or tried.agreement > best.agreement:
             best = tried

@@ -69,16 +69,13 @@ def fold(data: bytes, spec: ModelSpec) -> bytes:
     assert isinstance(spec.input, ImageInput), "only pictures are folded"
     model = onnx.load_from_string(data)
     graph = model.graph
-    if len(graph.input) != 1 or _uses(graph, FRAME) or graph.input[0].name == FRAME:
-        raise RefusedError(
-            "folding.failed", f"The model has several inputs, or one named {FRAME!r}."
-        )
+    if len(graph.input) != 1:
+        raise RefusedError("folding.failed", "The model has several inputs.")
     given = graph.input[0]
+    if given.name != FRAME and _uses(graph, FRAME):
+        raise RefusedError("folding.failed", f"A tensor within the model is named {FRAME!r}.")
     front = _front(graph, given.name, spec)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == given.name:
-                node.input[index] = front.tensor
+    _rename(graph, given.name, front.tensor)
     for output in graph.output:
         if output.name == given.name:
             raise RefusedError("folding.failed", "The model puts out its own input.")
@@ -180,6 +177,17 @@ def _is_padded(node: onnx.NodeProto) -> bool:
         if attribute.name == "auto_pad" and attribute.s not in (b"", b"NOTSET", b"VALID"):
             return True
     return False
+
+
+def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
+    """Have nodes take `new` in place of a tensor, those in graphs within the graph too."""
+    for node in graph.node:
+        for index, taken in enumerate(node.input):
+            if taken == name:
+                node.input[index] = new
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, name, new)
 
 
 def _uses(graph: onnx.GraphProto, name: str) -> int:

@@ -4,7 +4,9 @@
    calibration part (onnx_calibration.py); int8-dynamic needs none; fp32-pruned comes from the
    export process. All take what the first form takes: its preprocessing folded in, or not.
 2. A form that cannot be built, or that the gate's rules for any file refuse, is named with why.
-3. int8-reduced (x86 without VNNI) and int8-s8s8 (Arm) are built where static int8 was and the model
+3. No form is begun that could not be judged within the process's time: the model would be lost
+   with it.
+4. int8-reduced (x86 without VNNI) and int8-s8s8 (Arm) are built where static int8 was and the model
    is no smaller than `processor_forms_bytes_min`, and only while judging them leaves the process
    within TIME_SHARE_MAX of its time: they are extras.
 
@@ -50,6 +52,7 @@ ARM = ("aarch64", "arm64", "armv7l")
 PROCESSOR_FORMS = ("int8-reduced", "int8-s8s8")
 SLOWER_MAX = 2.5  # Than fp32, on a processor that they were not made for: 1.8 was measured
 TIME_SHARE_MAX = 0.5
+FORM_TIME_SHARE_MAX = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +174,26 @@ def build_forms(
 
     The files of each that can be run are written to `folder`.
     """
-    built, opened = [], {}
+    built: list[VariantFacts] = []
+    opened: dict[str, Form] = {}
     for name, make in _makers(folder, task, first):
+        judged_count = len(opened) + 2 + (folder / files.OLD).exists()  # This one, and the first
+        if not _has_time(first, judged_count, task.limits.seconds_max):
+            text = "No time is left to judge it: releases.gate.evaluation_s_max is too short."
+            built.append(VariantFacts(name=name, error=text))
+            continue
         facts, form = _build(name, make, folder, task, first.form)
         built.append(facts)
         if form is not None:
             opened[name] = form
     return built, opened
+
+
+def _has_time(first: FirstForm, judged_count: int, seconds_max: int) -> bool:
+    """Whether one more form may be calibrated, and `judged_count` of them judged: rule 3."""
+    run_s = (first.facts.run.run_ms_median if first.facts.run is not None else 0.0) / 1000
+    runs_count = judged_count * first.held_out_count + len(first.items)
+    return time.process_time() + run_s * runs_count < FORM_TIME_SHARE_MAX * seconds_max
 
 
 def _makers(
@@ -238,7 +254,7 @@ class _StaticMakers:
         return _Made(found.data, calibration=found.method.value)
 
     def has_processor_forms(self) -> bool:
-        """Whether forms for particular processors are built: rule 3."""
+        """Whether forms for particular processors are built: rule 4."""
         limits, facts = self._task.limits, self._first.facts
         if self._last is None or facts.artifact_bytes < limits.processor_forms_bytes_min:
             return False

@@ -1,17 +1,20 @@
 """Reads an uploaded ONNX file: facts about it, and the form of it that may be published.
 
-1. Texts are removed before hashing: doc strings, metadata_props and producer names carry paths of
-   the machine that exported the model.
+1. Texts are removed before hashing: doc strings, metadata_props, producer names, the graph's name
+   and what a trainer left carry paths of the machine that exported the model.
 2. Initializers are removed from the graph's inputs: listed there they may be overridden at run
    time, so the runtime cannot fold them (2.9 x slower on one real detector).
 3. An operator set older than the limit is raised by ONNX's own converter.
 4. A tensor whose data lies in another file is counted, never opened.
+5. Nodes are put in order: converters to float16 leave them out of it, which onnxruntime takes and
+   ONNX's checker does not. A size of -1 on the batch axis, as some exporters write, is an open one.
 
 Runs in the examining process only (onnx_examination.py): the file may be anything.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +23,8 @@ from onnx import TensorProto, checker, helper, version_converter
 from cloud_hub.candidates.examination import ModelFacts, TensorFacts
 
 IR_VERSION_MIN = 8  # The first that goes with every operator set from 13 to 15
+GRAPH_NAME = "model"
+BATCH_NAME = "batch"
 DEPTH_MAX = 64  # Of graphs within graphs
 _TEXT_FIELDS = frozenset({"doc_string", "metadata_props"})
 _STATIC_INT8 = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"})
@@ -88,15 +93,53 @@ def strip_texts(message: Message) -> None:
 def _prepare(model: onnx.ModelProto) -> int:
     """Bring a model into its publishable form; return how many inputs were initializers."""
     strip_texts(model)
-    for name in ("producer_name", "producer_version", "domain", "model_version"):
+    for name in ("producer_name", "producer_version", "domain", "model_version", "training_info"):
         model.ClearField(name)
+    model.graph.name = GRAPH_NAME
     initializers = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in initializers]
     removed = len(model.graph.input) - len(kept)
     del model.graph.input[:]
     model.graph.input.extend(kept)
+    for value in (*model.graph.input, *model.graph.output):
+        _open_batch(value)
+    _order(model.graph)
     model.ir_version = max(model.ir_version, IR_VERSION_MIN)
     return removed
+
+
+def _open_batch(value: onnx.ValueInfoProto) -> None:
+    sizes = value.type.tensor_type.shape.dim
+    if sizes and sizes[0].HasField("dim_value") and sizes[0].dim_value < 0:
+        sizes[0].dim_param = BATCH_NAME  # They are one field: this clears the other
+
+
+def _order(graph: onnx.GraphProto) -> None:
+    """Put each node behind those whose outputs it takes; nodes that are in order stay as they are.
+
+    A circle is left for the checker to name.
+    """
+    makers = {output: i for i, node in enumerate(graph.node) for output in node.output if output}
+    waits_for = [
+        {makers[name] for name in _taken(node) if name in makers} - {index}
+        for index, node in enumerate(graph.node)
+    ]
+    if all(max(needed, default=-1) < index for index, needed in enumerate(waits_for)):
+        return
+    try:
+        order = list(TopologicalSorter(dict(enumerate(waits_for))).static_order())
+    except CycleError:
+        return
+    nodes = [graph.node[index] for index in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _taken(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield names that a node takes, those that graphs within it take too."""
+    yield from node.input
+    for inner in _nodes_within(node):
+        yield from inner.input
 
 
 def _raise_opset(model: onnx.ModelProto, opset_min: int) -> tuple[onnx.ModelProto, str]:
@@ -135,11 +178,18 @@ def _domains(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node: of the graph, of graphs within it, of functions."""
-    pending = [(node, 0) for node in model.graph.node]
-    pending += [(node, 0) for function in model.functions for node in function.node]
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        yield node
+        yield from _nodes_within(node)
+
+
+def _nodes_within(outer: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of graphs within a node, however deep."""
+    pending = [(outer, 0)]
     while pending:
         node, depth = pending.pop()
-        yield node
+        if node is not outer:
+            yield node
         if depth < DEPTH_MAX:
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):

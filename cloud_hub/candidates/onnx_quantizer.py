@@ -7,9 +7,13 @@
 3. What folding put before the model is left as it is, and the first convolution reads bytes where
    that says the same (onnx_folding.py).
 4. Entropy and percentiles keep every activation of every item in memory, and take seconds:
-   RANGE_ITEMS_MAX says how many items each method looks at. Ranges may be kept in `ranges`, a file,
-   so that forms of other kinds are made of the same.
-5. Int8 is not a free win: compare its outputs and its speed with fp32 before publishing it.
+   RANGE_ITEMS_MAX says how many items each method looks at, RANGE_BYTES_MAX how much they may hold
+   together (YOLOv8n at 640 x 640: 245 MB an item). Ranges may be kept in `ranges`, a file, so that
+   forms of other kinds are made of the same.
+5. What follows the last convolution or matrix product stays as it is: it costs nothing, and heads
+   that put boxes and scores into one tensor (YOLOv8) would give both one scale, on which every
+   score is 0.
+6. Int8 is not a free win: compare its outputs and its speed with fp32 before publishing it.
 
 Imports onnx's quantization tools, which take memory: the hub's own process never imports this.
 """
@@ -22,6 +26,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import version_converter
 from onnxruntime import quantization as ort
@@ -34,6 +39,7 @@ from cloud_hub.candidates.onnx_folding import PREFIX, take_bytes
 from shared.errors import RefusedError
 
 OPSET_MIN = 13  # Per-channel QuantizeLinear begins here
+TAIL_PREFIX = "isthmus_tail_"
 Array = NDArray[np.generic]
 
 
@@ -48,6 +54,8 @@ class Calibration(StrEnum):
 RANGE_ITEMS_MAX = MappingProxyType(
     {Calibration.MINMAX: 512, Calibration.PERCENTILE: 32, Calibration.ENTROPY: 32}
 )
+RANGE_BYTES_MAX = 1 << 30  # Of activations of all items together
+_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Attention", "LSTM", "GRU", "RNN"})
 _METHODS = MappingProxyType(
     {
         Calibration.MINMAX: ort.CalibrationMethod.MinMax,
@@ -71,6 +79,8 @@ _FOREIGN_ERRORS = (
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
     ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    DecodeError,
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
     AttributeError,
@@ -92,6 +102,7 @@ def quantize_static(
     is_signed: bool = False,
     method: Calibration = Calibration.MINMAX,
     ranges: Path | None = None,
+    range_bytes_max: int = RANGE_BYTES_MAX,
     exclude_nodes: tuple[str, ...] = (),
 ) -> bytes:
     """Return the static int8 form of an fp32 model.
@@ -105,6 +116,8 @@ def quantize_static(
         method: how ranges are found.
         ranges: a file to keep them in, or to take them from where it is there: of the same model
             and method.
+        range_bytes_max: how much the activations of all items may hold while their ranges are
+            found by entropy or percentiles; of a larger model fewer items are looked at.
         exclude_nodes: names of nodes that stay fp32.
 
     Raises RefusedError `quantizer.failed`.
@@ -119,9 +132,11 @@ def quantize_static(
             onnx.save_model(_modern(model), modern)
             # Symbolic shape inference would need sympy; ONNX's own is enough here.
             quant_pre_process(modern, prepared, skip_symbolic_shape=True)
+            tail = _name_tail(prepared)
             kept = ranges or Path(folder) / "ranges.json"
             if not kept.exists():
-                calibrate.save_tensors_data(_find_ranges(prepared, name, items, method), kept)
+                found = _find_ranges(prepared, name, items, method, range_bytes_max)
+                calibrate.save_tensors_data(found, kept)
             ort.quantize_static(
                 prepared,
                 result,
@@ -131,7 +146,7 @@ def quantize_static(
                 reduce_range=is_range_reduced,
                 activation_type=ort.QuantType.QInt8 if is_signed else ort.QuantType.QUInt8,
                 weight_type=ort.QuantType.QInt8,
-                nodes_to_exclude=[*exclude_nodes, *_folded(model)],
+                nodes_to_exclude=[*exclude_nodes, *_folded(model), *tail],
                 calibrate_method=_METHODS[method],
                 calibration_cache_path=kept,
             )
@@ -170,7 +185,7 @@ def quantize_dynamic(model_bytes: bytes) -> bytes:
 
 
 def _find_ranges(
-    prepared: Path, name: str, items: Array, method: Calibration
+    prepared: Path, name: str, items: Array, method: Calibration, bytes_max: int
 ) -> calibrate.TensorsData:
     """Return the ranges of all activations, over `items`, (n, ...)."""
     types = sorted({*QLinearOpsRegistry, *QDQRegistry})
@@ -181,6 +196,10 @@ def _find_ranges(
         calibrate_method=_METHODS[method],
         extra_options=_OPTIONS[method],
     )
+    if method is not Calibration.MINMAX:
+        first = finder.infer_session.run(None, {name: items[:1]})
+        held_bytes = sum(activation.nbytes for activation in first)
+        items = items[: max(1, bytes_max // max(1, held_bytes))]
     finder.collect_data(_Reader(name, items))
     return finder.compute_data()
 
@@ -200,6 +219,25 @@ class _Reader(ort.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 def _folded(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.name.startswith(PREFIX)]
+
+
+def _name_tail(prepared: Path) -> list[str]:
+    """Return the names of nodes behind the last heavy ones; those without get one in the file."""
+    model = onnx.load_model(prepared)
+    makers = {output: node for node in model.graph.node for output in node.output if output}
+    tail: dict[int, onnx.NodeProto] = {}
+    wanted = [output.name for output in model.graph.output]
+    while wanted:
+        node = makers.get(wanted.pop())
+        if node is None or id(node) in tail or node.op_type in _HEAVY:
+            continue
+        tail[id(node)] = node
+        wanted += node.input
+    if not all(node.name for node in tail.values()):
+        for index, node in enumerate(tail.values()):
+            node.name = node.name or f"{TAIL_PREFIX}{index}"
+        onnx.save_model(model, prepared)
+    return [node.name for node in tail.values()]
 
 
 def _failed(error: Exception) -> RefusedError:

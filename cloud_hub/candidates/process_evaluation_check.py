@@ -1,12 +1,9 @@
 """Starts the process that reads an uploaded evaluation set, and brings back what it found."""
 
-import tempfile
-from pathlib import Path
-
 import msgspec
 
 from cloud_hub.candidates.evaluation_limits import CHECK_S_MAX, SAVE_REMEDY
-from cloud_hub.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end, temporary_folder
 from shared.errors import ContractError
 
 PROCESS = "cloud_hub.candidates.file_evaluation_check"
@@ -25,8 +22,7 @@ class SetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_set(data: bytes) -> SetFacts:
     """Return what an .npz holds. Raises ContractError `evaluation.invalid`."""
-    with tempfile.TemporaryDirectory(prefix="isthmus-evaluation-") as name:
-        folder = Path(name)
+    with temporary_folder("isthmus-evaluation-") as folder:
         (folder / EVALUATION).write_bytes(data)
         crash = run_to_end(PROCESS, folder, seconds_max=CHECK_S_MAX + START_S)
         if crash:

@@ -1,6 +1,7 @@
 """Starts the examining process and brings back what it measured, however it ends."""
 
-import tempfile
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from cloud_hub.candidates.examination import (
     ExaminationTask,
 )
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end, temporary_folder
 from shared.model.spec import ModelSpec
 
 PROCESS = "cloud_hub.candidates.onnx_examination"
@@ -62,7 +63,8 @@ def examine(
 ) -> Examined:
     """Return what an examining process measured of an uploaded model.
 
-    `is_folded` is what the upload asked for; the settings may forbid it.
+    `is_folded` is what the upload asked for; the settings may forbid it. Raises TransientError
+    `disk.write_failed` if the disk for temporary files is full.
     """
     beside = beside or Beside()
     has_set = beside.evaluation_bytes is not None
@@ -78,8 +80,7 @@ def examine(
         processor_forms_bytes_min=settings.variants.processor_forms_bytes_min,
         calibration_agreement_enough=settings.variants.calibration_agreement_enough,
     )
-    with tempfile.TemporaryDirectory(prefix="isthmus-examination-") as name:
-        folder = Path(name)
+    with temporary_folder("isthmus-examination-") as folder:
         task = ExaminationTask(spec=spec, limits=limits, old_spec=beside.old_spec)
         (folder / files.TASK).write_bytes(msgspec.json.encode(task))
         (folder / files.MODEL).write_bytes(model_bytes)
@@ -87,6 +88,8 @@ def examine(
             (folder / files.GOLDEN).write_bytes(golden_bytes)
         _write_beside(folder, beside)
         crash = run_to_end(PROCESS, folder, seconds_max=seconds_max + START_S)
+        if os.strerror(errno.ENOSPC) in crash:  # The disk's fault, not the model's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if crash:
             return Examined(Examination(crash=crash), b"", b"")
         return _read(folder)

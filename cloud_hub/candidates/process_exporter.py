@@ -1,6 +1,5 @@
 """Starts the export process (torch_export.py) and brings back what it made."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cloud_hub.candidates.export_files import (
     ParityFacts,
     Work,
 )
-from cloud_hub.process_limits import START_S, run_to_end
+from cloud_hub.process_limits import START_S, run_to_end, temporary_folder
 from shared.errors import ContractError, RefusedError
 from shared.model.network import NetworkSpec
 from shared.model.spec import ModelSpec
@@ -65,8 +64,7 @@ def check_weights(
             remedy="Choose a smaller network.",
         )
     task = ExportTask(work=Work.CHECK, spec=spec, network=network, settings=settings)
-    with tempfile.TemporaryDirectory(prefix="isthmus-export-") as name:
-        folder = Path(name)
+    with temporary_folder("isthmus-export-") as folder:
         result = _run(folder, task, weights_bytes, None)
         return CheckedWeights(
             weights_bytes=(folder / files.CHECKED).read_bytes(),
@@ -84,8 +82,7 @@ def export(
 ) -> Exported:
     """Return weights as an ONNX model, compared with torch. Raises as `check_weights`."""
     task = ExportTask(work=Work.EXPORT, spec=spec, network=network, settings=settings)
-    with tempfile.TemporaryDirectory(prefix="isthmus-export-") as name:
-        folder = Path(name)
+    with temporary_folder("isthmus-export-") as folder:
         result = _run(folder, task, weights_bytes, evaluation_bytes)
         assert result.parity is not None, "an export is compared"
         return Exported(
@@ -105,8 +102,7 @@ def tune(
 ) -> Tuned:
     """Return weights tuned for int8 on a set's calibration part. Raises as `check_weights`."""
     task = ExportTask(work=Work.TUNE, spec=spec, network=network, settings=settings)
-    with tempfile.TemporaryDirectory(prefix="isthmus-export-") as name:
-        folder = Path(name)
+    with temporary_folder("isthmus-export-") as folder:
         result = _run(folder, task, weights_bytes, evaluation_bytes)
         return Tuned(_read(folder / files.TUNED), result.tuned_error)
 

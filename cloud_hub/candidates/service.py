@@ -100,7 +100,8 @@ class CandidateService:
         """Return an uploaded model that the gate let through, ready to be published.
 
         Takes seconds: the model is examined in a process of its own. Raises GateRefusedError
-        `gate.refused`, whose candidate carries every reason.
+        `gate.refused`, whose candidate carries every reason, and TransientError
+        `disk.write_failed`.
         """
         rivals, options = rivals or Rivals(), options or UploadOptions()
         check_tokenizer(options.tokenizer_bytes, spec)

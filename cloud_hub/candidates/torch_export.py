@@ -16,23 +16,26 @@ import sys
 import warnings
 from pathlib import Path
 
-import msgspec
-import numpy as np
-import torch
-from torch import nn
+from shared.quick_imports import quick_imports
 
-from cloud_hub.candidates import export_files as files
-from cloud_hub.candidates.evaluation_data import decode_evaluation, split
-from cloud_hub.candidates.export_files import ExportResult, ExportTask, Work
-from cloud_hub.candidates.onnx_parity import Array, compare_with, parity_inputs, strip
-from cloud_hub.candidates.torch_pruning import prune
-from cloud_hub.candidates.torch_tuning import distil, tune_for_int8
-from cloud_hub.candidates.torch_weights import load_network, state_of
-from cloud_hub.process_limits import limit_this_process
-from shared.errors import IsthmusError, RefusedError
-from shared.model.preprocess import tensor_dtype, to_tensor
-from shared.model.spec import ModelSpec
-from shared.model.weights import averaged, decode_weights, digest_weights, encode_weights
+with quick_imports():
+    import msgspec
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from cloud_hub.candidates import export_files as files
+    from cloud_hub.candidates.evaluation_data import decode_evaluation, split
+    from cloud_hub.candidates.export_files import ExportResult, ExportTask, Work
+    from cloud_hub.candidates.onnx_parity import Array, compare_with, parity_inputs, strip
+    from cloud_hub.candidates.torch_pruning import prune
+    from cloud_hub.candidates.torch_tuning import distil, tune_for_int8
+    from cloud_hub.candidates.torch_weights import load_network, state_of
+    from cloud_hub.process_limits import limit_this_process
+    from shared.errors import IsthmusError, RefusedError
+    from shared.model.preprocess import tensor_dtype, to_tensor
+    from shared.model.spec import ModelSpec
+    from shared.model.weights import averaged, decode_weights, digest_weights, encode_weights
 
 
 def work(folder: Path) -> ExportResult:

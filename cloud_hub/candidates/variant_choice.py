@@ -120,6 +120,8 @@ def unlike(
         return one.error
     if not facts.items_count:
         return "no held-out items to judge it by"
+    if one.agreement_total == 0:
+        return f"neither finds any {_things(one)} on held-out items: nothing to judge it by"
     agreement, least = agreement_of(one, facts), settings.agreement_min
     if agreement < least:
         things = _things(one)
@@ -226,7 +228,7 @@ def _row(one: VariantFacts, facts: EvaluationFacts, text: str) -> VariantRow:
     return replace(
         row,
         accuracy=counts.right_count / facts.items_count if counts.paired is None else None,
-        agreement=agreement_of(one, facts),
+        agreement=agreement_of(one, facts) if one.agreement_total != 0 else None,
         boxes=boxes.new if boxes else None,
         roc_area=areas.new if areas else None,
         scores=_scores(one),

@@ -38,9 +38,16 @@ def add_model(args: argparse.Namespace) -> int:
     if args.no_fold:
         fields["fold"] = "false"
     with context.hub as hub:
+        known = hub.get("/api/v1/models", Models).value.models
         answer = hub.upload("/api/v1/releases", Release, files=files, fields=fields)
     release, output = answer.value, context.output
-    output.say(f"Published {release.model} version {release.version}.")
+    is_known = any(
+        one.model == release.model and one.newest_version >= release.version for one in known
+    )
+    published = f"{release.model} version {release.version}"
+    output.say(
+        f"The same was published before: {published}." if is_known else f"Published {published}."
+    )
     _show(output, release)
     output.say("")
     output.say(

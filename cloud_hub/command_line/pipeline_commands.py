@@ -1,11 +1,15 @@
-"""Commands about pipelines: what runs on a device, and what the hub orders beside it."""
+"""Commands about pipelines: what runs on a device, and what the hub orders beside it.
+
+A file of several is looked at whole before any of it is ordered.
+"""
 
 import argparse
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cloud_hub.command_line.answers import OrderedPipelines, Pipelines
+from cloud_hub.command_line.answers import Models, OrderedPipelines, Pipelines
 from cloud_hub.command_line.commands import open_context
 from cloud_hub.command_line.finding import find_device
 from cloud_hub.command_line.output import Output, ago_text
@@ -13,12 +17,13 @@ from shared.clock import now_ms
 from shared.command_line import Command
 from shared.errors import ContractError
 from shared.exit_codes import DONE
+from shared.pipeline.pipeline import EXAMPLE, pipelines_in
 from shared.plural import counted
 from shared.settings import CONFIG_BYTES_MAX
 
 HEADING = "Pipelines"
+WAITING = "waiting for a model"  # As a device reports it
 NAMED_MAX = 4  # Of more, only how many there are
-EXAMPLE = 'name = "gate", model = "people", source = {kind = "stream", url = "rtsp://..."}'
 
 
 def list_pipelines(args: argparse.Namespace) -> int:
@@ -34,7 +39,7 @@ def list_pipelines(args: argparse.Namespace) -> int:
 
 def set_pipelines(args: argparse.Namespace) -> int:
     """Order the pipelines of a file, of devices or of a group."""
-    pipelines = _read(args.file)
+    pipelines, left_out = _read(args.file)
     context = open_context(args)
     answers = []
     with context.hub as hub:
@@ -44,10 +49,15 @@ def set_pipelines(args: argparse.Namespace) -> int:
         for settings in pipelines:
             path = f"/api/v1/pipelines/{settings['name']}"
             answers.append(hub.send("PUT", path, OrderedPipelines, {**asked, "settings": settings}))
+        known = hub.get("/api/v1/models", Models).value
     for answer in answers:
         devices = answer.value.devices
         whom = ", ".join(devices) if len(devices) <= NAMED_MAX else counted(len(devices), "device")
         context.output.say(f"{answer.value.name} is ordered of {whom}.")
+    if left_out:
+        context.output.say(f"Left out, because only the device's owner says it: {left_out}.")
+    for line in _without_release({str(one["model"]) for one in pipelines}, known):
+        context.output.say(line)
     example = next((device for answer in answers for device in answer.value.devices), "DEVICE")
     context.output.say(f"What becomes of it: cloud-hub pipelines list {example}")
     context.output.result(b'{"ordered":[%b]}' % b",".join(answer.json for answer in answers))
@@ -81,10 +91,18 @@ def _show(output: Output, found: Pipelines, *, at_ms: int) -> None:
     ]
     columns = ("pipeline", "model", "ordered by", "state", "detail")
     output.table(columns, rows, empty="It has not reported any pipeline yet.")
+    for model in sorted({one.model for one in found.pipelines if one.state == WAITING}):
+        output.say(
+            f"No release of {model} has come to it yet: "
+            f"cloud-hub rollouts start --model {model} --version VERSION"
+        )
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the pipelines of a TOML file: one, or those under [[pipelines]]."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return the pipelines of a TOML file, one or those under [[pipelines]], and what is left out.
+
+    Raises ContractError `pipeline.unreadable`, or `pipeline.invalid` naming pipeline and key.
+    """
     try:
         with path.open("rb") as file:
             found = tomllib.loads(file.read(CONFIG_BYTES_MAX).decode())
@@ -95,16 +113,22 @@ def _read(path: Path) -> list[dict[str, Any]]:
             remedy=f"Name a TOML file: {EXAMPLE}.",
         ) from error
     except ValueError as error:  # Not TOML, or not text
-        raise ContractError("pipeline.unreadable", f"{path} is not TOML: {error}.") from error
-    pipelines = found.get("pipelines", [found])
-    if not isinstance(pipelines, list) or not pipelines:
-        raise ContractError("pipeline.unreadable", f"{path} has no pipeline.", remedy=EXAMPLE)
-    for settings in pipelines:
-        if not isinstance(settings, dict) or not isinstance(settings.get("name"), str):
-            raise ContractError(
-                "pipeline.unreadable", f"A pipeline in {path} has no name.", remedy=EXAMPLE
-            )
-    return pipelines
+        raise ContractError(
+            "pipeline.unreadable", f"{path} is not TOML: {error}.", remedy="Correct it there."
+        ) from error
+    pipelines = pipelines_in(found, where=str(path))
+    others = sorted(set(found) - {"pipelines"}) if "pipelines" in found else []
+    return pipelines, ", ".join(f"[{name}]" for name in others)
+
+
+def _without_release(models: Iterable[str], known: Models) -> Iterator[str]:
+    """Yield what a person should do for models of which no device can have a release."""
+    released = {one.model for one in known.models}
+    for model in sorted(set(models) - released):
+        yield (
+            f"There is no release of the model {model}: what runs it waits for one. "
+            "Add it: cloud-hub models add FILE --spec SPEC"
+        )
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:

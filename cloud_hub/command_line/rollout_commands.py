@@ -24,6 +24,7 @@ from shared.plural import counted
 
 HEADING = "Rollouts"
 WATCH_S = 1.0
+QUIET_TOLD = 30  # Looks without news after which that is said, once
 RESUME = "resume"
 TIMELINE_LIMIT = 500
 FINISHED = frozenset({"done", "undone", "cancelled"})
@@ -124,7 +125,7 @@ def _act(act: str) -> Run:
 def _watch(context: Context, rollout_id: str) -> int:
     """Print the timeline as it grows; return the exit code when the rollout has ended."""
     path, output, never = f"/api/v1/rollouts/{rollout_id}", context.output, threading.Event()
-    seen = 0
+    seen = quiet_count = 0
     while True:  # Ends with the rollout; how long that takes is the person's to bear, or Ctrl-C.
         answer = context.hub.get(path, RolloutDetail)
         timeline = context.hub.get(f"{path}/timeline", Timeline, query={"after": seen})
@@ -135,7 +136,13 @@ def _watch(context: Context, rollout_id: str) -> int:
         is_finished = rollout.state in FINISHED
         if is_finished and not timeline.value.entries:
             break
-        if not timeline.value.entries:
+        quiet_count = 0 if timeline.value.entries else quiet_count + 1
+        if quiet_count == QUIET_TOLD:
+            output.say(
+                f"Nothing new for {QUIET_TOLD * WATCH_S:.0f} s. What a device waits for: "
+                "cloud-hub why DEVICE"
+            )
+        if quiet_count:
             context.clock.wait(never, WATCH_S)
     output.say(f"{rollout.rollout_id} is {rollout.state}: {_counts(rollout)}.")
     output.result(answer.json)

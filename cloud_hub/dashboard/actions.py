@@ -14,6 +14,7 @@ from cloud_hub.rollouts.order import FailureLimit, RolloutOrder
 from cloud_hub.rollouts.waves import parse_wave
 from shared.errors import ContractError
 from shared.ids import DeviceId, RolloutId, parse_group_name, parse_model_name
+from shared.pipeline.pipeline import pipelines_in
 from shared.settings import parse_toml
 
 routes = APIRouter()
@@ -57,13 +58,11 @@ def order_pipeline(
     acting: ActingDep,
     settings: Annotated[str, Form(max_length=PIPELINE_CHARS_MAX)],
 ) -> Response:
-    """Order a pipeline, written as TOML."""
+    """Order a pipeline, written as TOML, or several under [[pipelines]]."""
     with acting.act("pipeline.order", device_id):
-        services.rollouts.pipelines.set(
-            [DeviceId(device_id)],
-            parse_toml(settings.encode(), dict[str, Any], name="the pipeline"),
-            by=acting.operator.name,
-        )
+        found = parse_toml(settings.encode(), dict[str, Any], name="the text")
+        for one in pipelines_in(found, where="The text"):
+            services.rollouts.pipelines.set([DeviceId(device_id)], one, by=acting.operator.name)
     return _to(f"/devices/{device_id}")
 
 

@@ -11,38 +11,41 @@ import logging
 import sys
 from pathlib import Path
 
-import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
+from shared.quick_imports import quick_imports
 
-from cloud_hub.datasets.folds import NUMBERS, parts_of
-from cloud_hub.datasets.manifest import Manifest, Part, encode_manifest
-from cloud_hub.datasets.object_packs import read_manifest
-from cloud_hub.datasets.opencv_arrays import Arrays, load_arrays
-from cloud_hub.explain import explain_files as files
-from cloud_hub.explain.answers import encode_answers
-from cloud_hub.explain.explain_files import ExplainResult, ExplainTask
-from cloud_hub.explain.matplotlib_figure import Picture
-from cloud_hub.explain.matplotlib_report import draw_findings
-from cloud_hub.explain.report import Report, WorstItem
-from cloud_hub.explain.torch_judgement import (
-    Judgement,
-    answers_of,
-    judge,
-    labelled,
-    temperature_of,
-)
-from cloud_hub.explain.torch_worst import draw_worst
-from cloud_hub.object_store import ObjectStore
-from cloud_hub.process_limits import limit_this_process
-from shared.errors import ContractError, IsthmusError, TransientError
-from shared.model.network import NetworkSpec
-from shared.model.spec import ModelSpec
-from shared.model.torch_networks import build_network
-from shared.model.weights import Weights, decode_weights, digest_weights
-from shared.release.digest import digest_of
+with quick_imports():
+    import msgspec
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from cloud_hub.datasets.folds import NUMBERS, parts_of
+    from cloud_hub.datasets.manifest import Manifest, Part, encode_manifest
+    from cloud_hub.datasets.object_packs import read_manifest
+    from cloud_hub.datasets.opencv_arrays import Arrays, load_arrays
+    from cloud_hub.explain import explain_files as files
+    from cloud_hub.explain.answers import encode_answers
+    from cloud_hub.explain.explain_files import ExplainResult, ExplainTask
+    from cloud_hub.explain.matplotlib_figure import Picture
+    from cloud_hub.explain.matplotlib_report import draw_findings
+    from cloud_hub.explain.report import Report, WorstItem
+    from cloud_hub.explain.torch_judgement import (
+        Judgement,
+        answers_of,
+        judge,
+        labelled,
+        temperature_of,
+    )
+    from cloud_hub.explain.torch_worst import draw_worst
+    from cloud_hub.object_store import ObjectStore
+    from cloud_hub.process_limits import limit_this_process
+    from shared.errors import ContractError, IsthmusError, TransientError
+    from shared.model.network import NetworkSpec
+    from shared.model.spec import ModelSpec
+    from shared.model.torch_networks import build_network
+    from shared.model.weights import Weights, decode_weights, digest_weights
+    from shared.release.digest import digest_of
 
 MANY_SLICES = 20  # A 95 % interval lies below the truth for one in forty
 

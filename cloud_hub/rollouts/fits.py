@@ -4,7 +4,9 @@
 2. The pooled choice is the one that most of them came to; of equals the one with the lower median
    time. A device that found nothing it may run has a table and no voice.
 3. The hint is that choice with the median of the times of those who came to it. One device is
-   enough: whoever gets a hint confirms it, and measures anew where it does not hold.
+   enough: whoever gets a hint confirms it, and measures anew where it does not hold. A quantized
+   choice that gains less over its table's fp32 than pipelines ask for by default makes no hint: it
+   came of limits that others need not have, and they see no fp32 beside it.
 4. Figures of a pooled row are medians over the devices that have it.
 """
 
@@ -14,7 +16,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from shared.ids import DeviceId
+from shared.pipeline.pipeline import PipelineLimits
 from shared.wire.fit import FitChoice, FitHint, FitReport, FitRow, FitStanding
+
+FULL_PRECISION = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,11 @@ def pool(fits: Sequence[DeviceFit]) -> tuple[PooledFit, ...]:
 
 def hint_of(reports: Iterable[FitReport]) -> FitHint | None:
     """Return what most devices of one kind came to; None if none came to anything."""
-    chosen = [(report.choice, row) for report in reports if (row := report.chosen)]
+    chosen = [
+        (report.choice, row)
+        for report in reports
+        if (row := report.chosen) and _is_worth_it(row, report.rows)
+    ]
     if not chosen:
         return None
     votes = Counter(choice.way for choice, _ in chosen if choice)
@@ -81,6 +90,16 @@ def hint_of(reports: Iterable[FitReport]) -> FitHint | None:
         run_ms_p50=_median_ms(chosen, way),
         devices_count=votes[way],
     )
+
+
+def _is_worth_it(chosen: FitRow, rows: Sequence[FitRow]) -> bool:
+    """Whether a row is fp32, or as much faster as pipelines ask for by default; rule 3."""
+    runs = [row for row in rows if row.precision == FULL_PRECISION and row.code is None]
+    if chosen.precision == FULL_PRECISION or not runs:
+        return True
+    alike = [row.run_ms_p50 for row in runs if row.threads == chosen.threads]
+    fp32_ms = min(alike or [row.run_ms_p50 for row in runs])
+    return fp32_ms >= PipelineLimits().speedup_min * chosen.run_ms_p50
 
 
 def _median_ms(

@@ -20,7 +20,7 @@ from cloud_hub.sql_database import Database
 from shared.clock import Clock, now_ms
 from shared.errors import ContractError, RefusedError
 from shared.ids import NAME_CHARS_MAX, DeviceId
-from shared.pipeline.pipeline import PipelineSettings
+from shared.pipeline.pipeline import PipelineSettings, parse_pipeline
 from shared.wire.target import ORDERS_MAX, PIPELINE_BYTES_MAX
 
 ORDERS_BYTES_MAX = 160 * 1024  # Of one device in all: a Target carries 256 KiB
@@ -102,14 +102,7 @@ class PipelineOrders:
 
 def _parse(settings: Mapping[str, Any]) -> tuple[PipelineSettings, bytes]:
     """Return an order as settings and as the bytes that travel. Raises as `set`."""
-    try:
-        parsed = msgspec.convert(settings, PipelineSettings, strict=True)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ContractError(
-            "pipeline.invalid",
-            f"That is no pipeline: {error}.",
-            remedy="Correct that key; `$` stands for the whole pipeline.",
-        ) from error
+    parsed = parse_pipeline(settings)
     data = msgspec.json.encode(parsed)
     if len(data) > PIPELINE_BYTES_MAX:
         raise ContractError(

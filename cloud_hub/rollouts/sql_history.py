@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from cloud_hub.rollouts.device_model import DeviceModel
-from cloud_hub.rollouts.sql_reports import read_models, read_receipt
+from cloud_hub.rollouts.sql_reports import read_models, read_receipt, read_report
 from cloud_hub.rollouts.sql_rollouts import read_models_of, read_parts
 from cloud_hub.rollouts.sql_timeline import read_entries
 from cloud_hub.rollouts.timeline import Part, explain_device
@@ -42,4 +42,12 @@ def _explain_model(
         )
         for rollout, device in read_parts(connection, device_id, model, limit=ROLLOUTS_MAX)
     ]
-    return explain_device(device_id, model, now=now, receipt=receipt, parts=parts)
+    report = read_report(connection, device_id)
+    return explain_device(
+        device_id,
+        model,
+        now=now,
+        receipt=receipt,
+        parts=parts,
+        pipelines=report.pipelines if report is not None else (),
+    )

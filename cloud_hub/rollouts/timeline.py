@@ -13,9 +13,12 @@ from datetime import UTC, datetime
 from cloud_hub.rollouts.device_model import DeviceModel
 from cloud_hub.rollouts.rollout import DeviceState, ReleaseRef, Rollout, RolloutDevice
 from shared.ids import DeviceId, ModelName, RolloutId
+from shared.plural import counted
+from shared.wire.report import PipelineReport, UpdateState
 
 ENTRIES_MAX = 50_000
 TEXT_CHARS_MAX = 2200  # A failure's own text (2000) and what stands around it
+RUNNING = "running"  # A pipeline, as a device reports it
 HUB = "hub"  # Who, when nobody asked
 
 
@@ -75,8 +78,12 @@ def explain_device(
     now: DeviceModel | None,
     receipt: ReceiptFact | None,
     parts: Iterable[Part],
+    pipelines: Iterable[PipelineReport] = (),
 ) -> tuple[str, ...]:
-    """Return why `device_id` runs what it runs of `model`: sentences, what is now first."""
+    """Return why `device_id` runs what it runs of `model`: sentences, what is now first.
+
+    Args: pipelines: all of the device's; those of `model` that do not run are told.
+    """
     sentences = [_explain_now(device_id, model, now)]
     if receipt is not None:
         sentences.append(_explain_receipt(receipt))
@@ -84,6 +91,13 @@ def explain_device(
         sentences.append(f"It has not proved that: {now.receipt_problem or 'no receipt yet'}.")
     if now is not None and now.failure is not None:
         sentences.append(_explain_failure(now))
+    if now is not None and now.state is UpdateState.TRIAL:
+        sentences.append(f"Its trial has seen {counted(now.trial_items, 'item')} so far.")
+    sentences.extend(
+        f"Its pipeline {one.pipeline} is {one.state}{f': {one.detail}' if one.detail else '.'}"
+        for one in pipelines
+        if one.model == model and one.state != RUNNING
+    )
     told = [_explain_part(part) for part in parts]
     if not told:
         sentences.append(f"No rollout of {model} has ever moved it.")

@@ -17,26 +17,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import httpx
-import msgspec
-from flwr.common.constant import SubStatus
-from flwr.common.serde import run_from_proto
-from flwr.proto.runtime_pb2 import (
-    PullTaskInputRequest,
-    PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
-)
-from flwr.supercore.run import RunNotRunningException
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
-from msgspec import Meta
+from shared.quick_imports import quick_imports
 
-from cloud_hub.training.file_job import JobFiles, read_nodes
-from cloud_hub.training.flwr_fleet import FlwrFleet
-from cloud_hub.training.rounds import RoundLoop
-from shared.clock import SystemClock
-from shared.errors import IsthmusError
-from shared.logs import set_up_logging
+with quick_imports():
+    import httpx
+    import msgspec
+    from flwr.common.constant import SubStatus
+    from flwr.common.serde import run_from_proto
+    from flwr.proto.runtime_pb2 import (
+        PullTaskInputRequest,
+        PushTaskOutputRequest,
+        SendTaskHeartbeatRequest,
+    )
+    from flwr.supercore.run import RunNotRunningException
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.superlink.grid import HttpGrid
+    from msgspec import Meta
+
+    from cloud_hub.training.file_job import JobFiles, read_nodes
+    from cloud_hub.training.flwr_fleet import FlwrFleet
+    from cloud_hub.training.rounds import RoundLoop
+    from shared.clock import SystemClock
+    from shared.errors import IsthmusError
+    from shared.logs import set_up_logging
 
 ACCESS_BYTES_MAX = 64 * 1024
 HEARTBEAT_S = 10.0

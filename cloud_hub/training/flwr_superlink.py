@@ -23,41 +23,44 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-import msgspec
-from fastapi import FastAPI
-from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-from flwr.server.superlink.linkstate import LinkState, LinkStateFactory
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
-from flwr.superlink.main import create_app
+from shared.quick_imports import quick_imports
 
-from cloud_hub.tcp_door import raise_open_files_limit
-from cloud_hub.training.flwr_access import (
-    FLEET_BODY_BYTES_MAX,
-    FLEET_PATHS,
-    SERVER_BODY_BYTES_MAX,
-    SERVER_PATHS,
-    Guard,
-    TokenAuthn,
-)
-from cloud_hub.training.flwr_state import FlowerState
-from cloud_hub.training.flwr_steward import TICK_S, Steward
-from cloud_hub.training.process_servers import Access, Servers
-from cloud_hub.training.superlink_listeners import Listeners, bind
-from cloud_hub.training.superlink_start import (
-    DATABASE,
-    LOCK,
-    LOG,
-    LOG_BYTES_MAX,
-    PORTS,
-    Ports,
-    SuperLinkStart,
-)
-from shared.clock import SystemClock
-from shared.durable_file import write_durably
-from shared.errors import IsthmusError, UnavailableError
-from shared.exit_codes import CONTRACT, DONE, USAGE, exit_code_of
-from shared.file_lock import FileLock, wait_for_lock
-from shared.logs import JsonFormatter
+with quick_imports():
+    import msgspec
+    from fastapi import FastAPI
+    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+    from flwr.server.superlink.linkstate import LinkState, LinkStateFactory
+    from flwr.superlink.config_loader import SuperLinkLifespanConfig
+    from flwr.superlink.main import create_app
+
+    from cloud_hub.tcp_door import raise_open_files_limit
+    from cloud_hub.training.flwr_access import (
+        FLEET_BODY_BYTES_MAX,
+        FLEET_PATHS,
+        SERVER_BODY_BYTES_MAX,
+        SERVER_PATHS,
+        Guard,
+        TokenAuthn,
+    )
+    from cloud_hub.training.flwr_state import FlowerState
+    from cloud_hub.training.flwr_steward import TICK_S, Steward
+    from cloud_hub.training.process_servers import Access, Servers
+    from cloud_hub.training.superlink_listeners import Listeners, bind
+    from cloud_hub.training.superlink_start import (
+        DATABASE,
+        LOCK,
+        LOG,
+        LOG_BYTES_MAX,
+        PORTS,
+        Ports,
+        SuperLinkStart,
+    )
+    from shared.clock import SystemClock
+    from shared.durable_file import write_durably
+    from shared.errors import IsthmusError, UnavailableError
+    from shared.exit_codes import CONTRACT, DONE, USAGE, exit_code_of
+    from shared.file_lock import FileLock, wait_for_lock
+    from shared.logs import JsonFormatter
 
 log = logging.getLogger("cloud_hub.training.flwr_superlink")  # Its name when it is run: __main__
 

@@ -56,11 +56,15 @@ def _join(args: argparse.Namespace) -> int:
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="also try the sources of this configuration"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="also try the sources and sinks of this configuration",
     )
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    set_up_logging(level="ERROR", stream=sys.stderr)
     return tell_findings(examine(args.state, args.config, SystemClock()), is_json=args.json)
 
 
@@ -87,6 +91,7 @@ COMMANDS = (
         _add_doctor,
         examples=("edge-agent doctor", "edge-agent doctor --config agent.toml --json"),
         description="Looks at the state folder, the identity, the clock, the way to the hub and,\n"
-        "with --config, at every source. It changes nothing. Exit code 7 if something is bad.",
+        "with --config, at every source and sink. It changes nothing. Exit code 7 if\n"
+        "something is bad.",
     ),
 )

@@ -10,8 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.command_line.learning_view import look_at_learning
 from edge_agent.command_line.sharing_view import look_at_sharing
+from edge_agent.command_line.sink_findings import look_at_sinks
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.file_status import StatusFile
 from edge_agent.sources.opening import open_source
@@ -21,6 +24,15 @@ from shared.clock import Clock, now_ms
 from shared.errors import IsthmusError
 from shared.file_findings import look_at_disk, look_at_folder
 from shared.findings import Finding, Level
+from shared.pipeline.sources import (
+    CsvSettings,
+    HostSettings,
+    ModbusSettings,
+    MqttSettings,
+    MqttTextSettings,
+    SourceSettings,
+    WindowSettings,
+)
 from shared.plural import counted
 
 CONNECT_S_MAX = 5.0
@@ -142,6 +154,7 @@ def _configuration(path: Path, state: Path, clock: Clock) -> Iterator[Finding]:
     count = len(config.pipelines)
     yield Finding("configuration", Level.GOOD, f"{path}: {counted(count, 'pipeline')}")
     yield from _sources(config, clock)
+    yield from look_at_sinks(config.pipelines)
     try:
         yield from look_at_learning(config, state, clock)
     except IsthmusError as error:
@@ -155,7 +168,7 @@ def _configuration(path: Path, state: Path, clock: Clock) -> Iterator[Finding]:
 def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:
     for pipeline in config.pipelines:
         topic = f"source of {pipeline.name}"
-        source = open_source(pipeline.source, clock)
+        source = open_source(_of_one_sample(pipeline.source), clock)
         stop = threading.Event()
         timer = threading.Timer(SOURCE_S_MAX, stop.set)
         timer.start()
@@ -173,10 +186,24 @@ def _sources(config: AgentConfig, clock: Clock) -> Iterator[Finding]:
                 topic,
                 Level.WARNING,
                 f"{source.description} gave nothing within {SOURCE_S_MAX:.0f} s.",
-                "Check that it is switched on, and that no other program holds it.",
+                _silent_remedy(pipeline.source),
             )
         else:
             yield Finding(topic, Level.GOOD, f"{source.description} gives items")
+
+
+def _of_one_sample(source: SourceSettings) -> SourceSettings:
+    """Return a source of windows with windows of one sample: whether any comes is the question."""
+    if isinstance(source, CsvSettings | HostSettings | ModbusSettings | MqttSettings):
+        return msgspec.structs.replace(source, window=WindowSettings(samples=1))
+    return source
+
+
+def _silent_remedy(source: SourceSettings) -> str:
+    if isinstance(source, MqttSettings | MqttTextSettings):
+        topic = source.topic.replace("{sensor}", "+")
+        return f"See what comes: mosquitto_sub -h {source.host} -p {source.port} -t '{topic}'"
+    return "Check that it is switched on, and that no other program holds it."
 
 
 def _running(state: Path, clock: Clock) -> Finding:

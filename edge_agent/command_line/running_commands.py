@@ -23,6 +23,11 @@ from shared.errors import RefusedError
 from shared.exit_codes import DONE
 from shared.logs import set_up_logging
 
+OPEN_SIZES = (
+    "The file leaves sizes open. It can be tried, but a hub takes only one whose sizes are fixed: "
+    "export it without dynamic axes."
+)
+
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -49,7 +54,8 @@ def _add_spec(parser: argparse.ArgumentParser) -> None:
 
 
 def _spec(args: argparse.Namespace) -> int:
-    draft = draft_spec(read_facts(args.model), args.name or args.model.stem)
+    facts = read_facts(args.model)
+    draft = draft_spec(facts, args.name or args.model.stem)
     spec = check(draft)
     text = to_toml(draft)
     if args.out is not None:
@@ -61,6 +67,8 @@ def _spec(args: argparse.Namespace) -> int:
         print(text, end="")
     if draft.guessed:
         print(f"Guessed, look at it: {', '.join(draft.guessed)}.", file=sys.stderr)
+    if any(not isinstance(size, int) for size in facts.inputs[0].shape[1:]):
+        print(OPEN_SIZES, file=sys.stderr)
     return DONE
 
 

@@ -7,7 +7,7 @@ import msgspec
 from edge_agent.file_status import AgentStatus
 from edge_agent.local_servers import local_server_text
 from shared.plural import counted
-from shared.wire.report import LearningReport, ModelReport
+from shared.wire.report import LearningReport, ModelReport, UpdateState
 
 
 def status_lines(status: AgentStatus) -> Iterator[str]:
@@ -19,7 +19,7 @@ def status_lines(status: AgentStatus) -> Iterator[str]:
         yield f"  pipeline {pipeline.pipeline:20} {pipeline.model:16} {pipeline.state}{detail}"
     for model in status.report.models:
         runs = f"release {model.version} {model.precision}" if model.version else "nothing yet"
-        yield f"  model    {model.model:20} {runs:16} {model.state}"
+        yield f"  model    {model.model:20} {runs:16} {model.state}{_trial(model)}"
         if model.failure is not None:
             yield f"           release {model.failure.version}: {model.failure.text}"
     for job in status.report.learning or ():
@@ -61,4 +61,10 @@ def _what_runs(model: ModelReport) -> str:
     if not model.version:
         return f"no release runs yet ({model.state})."
     wish = f", as {model.rollout} asks" if model.rollout else ""
-    return f"release {model.version} runs ({model.state}{wish})."
+    return f"release {model.version} runs ({model.state}{_trial(model)}{wish})."
+
+
+def _trial(model: ModelReport) -> str:
+    if model.state is not UpdateState.TRIAL:
+        return ""
+    return f", {counted(model.trial_items, 'item')} so far"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOP_S = 1.0
 STAGES = ("wait", "prepare", "run", "conclude", "sinks")
 STAGES_TITLE = "milliseconds, p50/p95/p99; wait is the age of what waits in the queue"
+STATE_CHARS = len("reconnecting")  # The longest word of a state; what is longer goes on below
 STATE_COLOURS = {"running": "green", "ended": "cyan", "failed": "red", "failing": "red"}
 MIB = 1 << 20
 
@@ -96,7 +97,7 @@ def _pipelines(numbers: AgentNumbers) -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("pipeline", "model"):
         table.add_column(name, overflow="fold", min_width=len("pipeline"))
-    table.add_column("state", no_wrap=True)
+    table.add_column("state", min_width=STATE_CHARS)
     for name in ("/s", "in", "gated", "dropped", "decided", "failed", "lost"):
         table.add_column(name, justify="right", min_width=len(name))
     for one in numbers.pipelines:
@@ -140,7 +141,7 @@ def _times(one: PipelineNumbers, stage: str) -> str:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
 def _losses(one: PipelineNumbers) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def _try_source(args: argparse.Namespace, live: TryLive | None, clock: Clock) ->
         stop=stop_on_signals(),
     )
     print(summary_as_json(summary).decode() if args.json else summary_as_text(summary))
-    return DONE
+    return NOT_REACHED if 0 < summary.items == summary.items_failed else DONE
 
 
 def add_tokenizer(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +154,7 @@ TRY = Command(
         "edge-agent try best.onnx --spec spec.toml --config agent.toml --live",
     ),
     description="Says what the model found, how fast it is here and how much memory it takes.\n"
-    "With --config also what was counted and what each stage took; exit code 7 if a source failed.",
+    "With --config also what was counted and what each stage took. Exit code 7 if a source failed\n"
+    "or every item did.",
     options=("--json",),
 )

@@ -43,6 +43,7 @@ from shared.pipeline.sources import (
 ITEMS_DEFAULT = 1000
 PORT_MAX = 65_535
 REGISTERS_COUNT = 65_536
+TIME_COLUMNS = ("t", "time", "timestamp", "date", "datetime", "index", "id")  # In lower case
 STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "tcp://", "udp://")
 
 
@@ -167,7 +168,7 @@ def _items(source: Source, items_max: int, stop: threading.Event) -> Iterator[It
 
 
 def _numeric_columns(path: Path, count: int) -> tuple[str, ...]:
-    """Return the first `count` columns whose first value is a number."""
+    """Return the first `count` columns whose first value is a number; a time only if it must be."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = [name.strip() for name in file.readline().rstrip("\n").split(",")]
         first = file.readline().rstrip("\n").split(",")
@@ -178,7 +179,8 @@ def _numeric_columns(path: Path, count: int) -> tuple[str, ...]:
             f"{path} has {len(numeric)} columns of numbers; the model takes {count}.",
             remedy="Name the columns in the agent's configuration.",
         )
-    return tuple(numeric[:count])
+    measured = [name for name in numeric if name.lower() not in TIME_COLUMNS]
+    return tuple((measured if len(measured) >= count else numeric)[:count])
 
 
 def _is_number(cell: str) -> bool:

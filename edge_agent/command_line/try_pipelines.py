@@ -2,7 +2,8 @@
 
 1. Those that name the spec's model run as `edge-agent run` would run them: frames, motion gate,
    tracks, lines and zones, sinks, a worker process where the file or the device wants one.
-2. What a hub would be told is counted and goes nowhere. Nothing is kept but what sinks write.
+2. What a hub would be told is counted and goes nowhere. Nothing is kept but what sinks write; what
+   a broker keeps of it is taken away at the end, or Home Assistant would show it for ever.
 3. It ends when every source has ended, after `items_max` Decisions, or when `stop` is set.
 
 What must not live here: how a pipeline works (pipeline.py), printing (the command line's).
@@ -158,6 +159,9 @@ def try_pipelines(
     pad_heap()
     model_spec = read_spec(spec)
     wanted = _pipelines_of(config, model_spec.model)
+    for other in config.pipelines:
+        if other.model != model_spec.model:
+            tell(f"Pipeline {other.name} is not tried: its model is {other.model}.")
     tokenize = tokenize_beside(model, model_spec, tokenizer)
     session = session_loader(config.inference, clock)(model, model_spec)
     active, told = ActiveModel(model_spec.model), _Told()
@@ -187,7 +191,7 @@ def try_pipelines(
         seconds = clock.monotonic_s() - started_s
         numbers, worker_bytes = pipelines.numbers(), _worker_bytes(session)
     finally:
-        pipelines.stop()
+        pipelines.stop(for_good=True)
         session.close()
     return PipelinesSummary(
         model=str(model),

@@ -10,6 +10,7 @@
 """
 
 import copy
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -25,9 +26,10 @@ from edge_agent.decisions.tracking import Tracking
 from shared.model.preprocess import Placement
 from shared.model.spec import ModelSpec, Task
 from shared.pipeline.decisions import AdaptiveThresholdSettings, DecisionSettings, NoveltySettings
+from shared.pipeline.sources import SENSORS_MAX
 from shared.wire.records import Classified, Detected, Scored
 
-SENSORS_MAX = 10_000  # Whose last class is remembered; the longest silent is forgotten
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.generic]
 
@@ -39,6 +41,7 @@ class Concluder:
         """Start without a memory."""
         self._spec, self._settings = spec, settings
         self._state = _State()
+        self._is_full = False
         if settings.tracking is not None:
             self._state.tracking = Tracking(settings.tracking, settings)
 
@@ -105,7 +108,9 @@ class Concluder:
         if tracking is not None and before.tracking is not None:
             tracking.carry_over(before.tracking)
         # Another model's scores are on another scale: its thresholds mean nothing to this one.
-        self._state = _State(last=before.last.copy(), tracking=tracking)
+        self._state = _State(
+            last=before.last.copy(), wanted=before.wanted.copy(), tracking=tracking
+        )
         if previous.judges_as(self._spec, self._settings):
             self._state.thresholds = copy.deepcopy(before.thresholds)
             self._state.novelties = copy.deepcopy(before.novelties)
@@ -136,7 +141,7 @@ class Concluder:
     ) -> Conclusion:
         thresholds = self._state.thresholds
         threshold = thresholds.get(sensor) or AdaptiveThreshold(settings)
-        _keep(thresholds, sensor, threshold, settings.sensors_max)
+        self._note_full(is_full=_keep(thresholds, sensor, threshold, settings.sensors_max))
         value = min(threshold.judge(scored.score), NUMBER_MAX)
         judged = Scored(scored.score, value, is_anomalous=scored.score > value)
         return Conclusion(judged, confidence_of(judged))
@@ -144,9 +149,15 @@ class Concluder:
     def _judge_novelty(self, score: float, settings: NoveltySettings, sensor: str) -> Conclusion:
         novelties = self._state.novelties
         novelty = novelties.get(sensor) or Novelty(settings)
-        _keep(novelties, sensor, novelty, settings.sensors_max)
+        self._note_full(is_full=_keep(novelties, sensor, novelty, settings.sensors_max))
         judged = judge_score(novelty.score(score), settings.threshold)
         return Conclusion(judged, confidence_of(judged))
+
+    def _note_full(self, *, is_full: bool) -> None:
+        """Say once that a sensor was forgotten: one that is forgotten each time never learns."""
+        if is_full and not self._is_full:
+            self._is_full = True
+            log.warning("decisions.sensors_full", extra={"model": self._spec.model})
 
     def _settle(self, found: Classified, last: Conclusion, at_s: float, sensor: str) -> Conclusion:
         """Keep the class told last until another was found for `settle_s` without a break."""
@@ -179,9 +190,14 @@ class _State:
 T = TypeVar("T")
 
 
-def _keep(memory: OrderedDict[str, T], sensor: str, value: T, count_max: int) -> None:
-    """Remember `value` of a sensor; forget the longest silent one beyond `count_max`."""
+def _keep(memory: OrderedDict[str, T], sensor: str, value: T, count_max: int) -> bool:
+    """Remember `value` of a sensor; forget the longest silent one beyond `count_max`.
+
+    Returns whether one was forgotten.
+    """
     memory[sensor] = value
     memory.move_to_end(sensor)
-    if len(memory) > count_max:
-        memory.popitem(last=False)
+    if len(memory) <= count_max:
+        return False
+    memory.popitem(last=False)
+    return True

@@ -6,7 +6,8 @@
    clear of the line to where it is now, meets the line: who walks around an end has not.
 3. Every going over counts: there and back is one in and one out.
 4. A zone counts a track once it was in for `enter_s`, until it was out for `leave_s`. Dwell runs
-   from when it came in.
+   from when it came in. The lower edge of a box is taken a hair above where it is: that is the
+   frame's or the region's own edge where the box is cut off there, and zones are drawn to it.
 5. What is remembered of a track is forgotten when the track ends.
 """
 
@@ -19,6 +20,8 @@ from shared.pipeline.decisions import Anchor, LineSettings, ZoneSettings
 from shared.wire.records import Crossing, ZoneStanding
 
 Point = tuple[float, float]
+
+HAIR_SHARE = 0.01  # Of a box's height
 
 
 def anchor_of(track: LiveTrack, anchor: Anchor) -> Point:
@@ -88,7 +91,7 @@ class ZoneCounter:
         for track in tracks:
             if self.settings.labels and track.label not in self.settings.labels:
                 continue
-            if is_inside(anchor_of(track, self.settings.anchor), self.settings.points):
+            if is_inside(_above_edge(track, self.settings.anchor), self.settings.points):
                 stay = self._stays.setdefault(track.number, _Stay(at_s, at_s))
                 stay.inside_s = at_s
         self._stays = {
@@ -142,6 +145,13 @@ def is_inside(point: Point, polygon: tuple[Point, ...]) -> bool:
         if (ay > y) != (by > y) and x < ax + (y - ay) / (by - ay) * (bx - ax):
             inside = not inside
     return inside
+
+
+def _above_edge(track: LiveTrack, anchor: Anchor) -> Point:
+    """Return the anchor of a box for a zone; see rule 4."""
+    x, y = anchor_of(track, anchor)
+    _, top, _, bottom = track.box
+    return x, y - HAIR_SHARE * (bottom - top) if anchor is Anchor.BOTTOM else y
 
 
 def _meets(start: Point, end: Point, line: tuple[Point, ...]) -> bool:

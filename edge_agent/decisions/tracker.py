@@ -7,10 +7,14 @@
    IoU at least `overlap_low_min`. Both exactly (assignment.py).
 3. A high box left over from `new_min` on starts a track. It is told from its `hits_min`th box on;
    before that, a frame without its box ends it.
-4. A track unseen for longer than `lost_s_max` ends. Numbers rise from 1 and are never used again.
+4. A track unseen for longer than `lost_s_max` ends; one that the last frame still showed only where
+   the next frame comes later than PAUSE_S_MAX, and than twice the pause before: frames may lie far
+   apart, but who stands there after a camera's outage may be somebody else. Numbers rise from 1 and
+   are never used again.
 5. At most TRACKS_MAX live at once; boxes beyond start none.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +27,7 @@ from shared.wire.records import BOXES_MAX, Box
 
 TRACKS_MAX = 2 * BOXES_MAX
 STEP_S_MAX = 10.0  # Foreseen at most as far: velocity says nothing beyond
+PAUSE_S_MAX = 10.0
 
 # Spreads as shares of the box's height, per frame at 30 frames a second, as in ByteTrack and
 # DeepSORT (Wojke et al., 2017): position 1/20, velocity 1/160.
@@ -63,6 +68,8 @@ class Tracker:
         self._settings = settings
         self._tracks: list[LiveTrack] = []
         self._numbers_used = 0
+        self._at_s = math.inf  # Of the last frame
+        self._pause_s = 0.0  # Between the last two
 
     def update(self, boxes: tuple[Box, ...], *, at_s: float) -> list[LiveTrack]:
         """Return the told tracks that are in this frame, oldest first; see the rules above."""
@@ -74,6 +81,7 @@ class Tracker:
             for box in kept
             if self._settings.low_min <= box.confidence < self._settings.high_min
         ]
+        self._end_lost(at_s)
         was_seen = {track.number for track in self._tracks if track.is_seen}
         for track in self._tracks:
             _foresee(track, at_s)
@@ -92,6 +100,7 @@ class Tracker:
 
     def hold(self, *, at_s: float) -> list[LiveTrack]:
         """Return the told tracks of the last frame, still where they stood."""
+        self._note_time(at_s)
         for track in self._tracks:
             if track.is_seen:
                 track.state[:, 1] = 0.0
@@ -111,6 +120,20 @@ class Tracker:
     def alive(self) -> frozenset[int]:
         """Return the numbers of all tracks that may come back."""
         return frozenset(track.number for track in self._tracks)
+
+    def _end_lost(self, at_s: float) -> None:
+        """End what was unseen for too long before this frame came; see rule 4."""
+        lost_s_max = self._settings.lost_s_max
+        seen_s_max = max(lost_s_max, PAUSE_S_MAX, 2.0 * self._pause_s)
+        self._tracks = [
+            track
+            for track in self._tracks
+            if at_s - track.seen_s <= (seen_s_max if track.is_seen else lost_s_max)
+        ]
+        self._note_time(at_s)
+
+    def _note_time(self, at_s: float) -> None:
+        self._pause_s, self._at_s = max(0.0, at_s - self._at_s), at_s
 
     def _match(
         self, tracks: list[LiveTrack], boxes: list[Box], overlap_min: float, at_s: float

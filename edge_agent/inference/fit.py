@@ -85,6 +85,9 @@ def confirm(row: FitRow, hint: FitHint, limits: PipelineLimits) -> str:
     problem = objection(row, limits)
     if problem:
         return f"{name_of(row)}: {problem}"
+    problem = unsaid_speedup(row, limits)
+    if problem:
+        return f"{name_of(row)}: {problem}"
     slowest = hint.run_ms_p50 * CONFIRM_FACTOR
     fastest = hint.run_ms_p50 / CONFIRM_FACTOR
     if fastest <= row.run_ms_p50 <= slowest:
@@ -98,6 +101,16 @@ def confirm(row: FitRow, hint: FitHint, limits: PipelineLimits) -> str:
 def objection(row: FitRow, limits: PipelineLimits) -> str:
     """Return why a row by itself may not run under `limits`; empty if it may."""
     return _problem(row, limits) or _disagreement(row, limits)
+
+
+def unsaid_speedup(row: FitRow, limits: PipelineLimits) -> str:
+    """Return why a row that others chose, with no fp32 beside it, has to be measured with one.
+
+    Others chose by the default; what is asked for here beyond it, nobody has shown.
+    """
+    if not is_quantized(row.precision) or limits.speedup_min <= PipelineLimits().speedup_min:
+        return ""
+    return f"{limits.speedup_min:g} times fp32 is needed, and no fp32 was measured here"
 
 
 def name_of(row: FitRow) -> str:

@@ -129,6 +129,8 @@ class InferenceLoop:
         """Go on with these; None leaves what is. See rule 8."""
         decisions, pools = self._plan
         self._plan = (settings or decisions, pools if frames is None else RunnerPools(frames))
+        if self._plan[0] != decisions:
+            self._plan[1].ask_again()  # What is held was concluded by the settings before
         if sinks is not None:
             self._telling.sinks = tuple(sinks)
         if frame_sinks is not None:

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from edge_agent.inference.procfs_threads import thread_cpu_s
+from edge_agent.inference.run_watch import LaneLook
 from shared.quiet_libraries import QUIET
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,9 @@ class WorkerChild:
         self.number = number
         self.is_lost = threading.Event()
         self.cause = ""
+        self.threads: tuple[int, ...] = ()  # Of the lanes, once it has told them
+        self.first_cpu_s = 0.0  # What the first run computed, for one row
+        self.rows_max = 1  # Of all runs
         self._free: list[socket.socket] = []
         self._waiting: deque[queue.SimpleQueue[socket.socket]] = deque()
         self._lock = threading.Lock()
@@ -72,6 +77,7 @@ class WorkerChild:
             ours.callback(os.close, self.pidfd)
             self._opened = ours.pop_all()
         self._lanes = [lane for lane, _ in pairs]
+        self._turns = dict.fromkeys(self._lanes, 0)
         for lane in self._lanes:
             self.give_back_lane(lane)
 
@@ -95,10 +101,24 @@ class WorkerChild:
     def give_back_lane(self, lane: socket.socket) -> None:
         """Let the next one have it."""
         with self._lock:
+            self._turns[lane] += 1
             if self._waiting:
                 self._waiting.popleft().put(lane)
             else:
                 self._free.append(lane)
+
+    def look_at_lanes(self) -> list[LaneLook]:
+        """Return how each lane stands now, and how long its thread has computed."""
+        with self._lock:
+            seen = [(self._turns[lane], lane not in self._free) for lane in self._lanes]
+        return [
+            LaneLook(turn, is_busy, thread_cpu_s(self.pid, thread) if is_busy else None)
+            for (turn, is_busy), thread in zip(seen, self.threads, strict=False)
+        ]
+
+    def lanes_cpu_s(self) -> float:
+        """Return how long all lanes together have computed."""
+        return sum(thread_cpu_s(self.pid, thread) or 0.0 for thread in self.threads)
 
     def limit_runs(self, seconds: float) -> None:
         """Let an answer take that long from now on."""

@@ -109,6 +109,7 @@ class WorkerRuns:
         self, child: WorkerChild, lane: socket.socket, slot: Slot, rows: int
     ) -> tuple[Array, ...]:
         is_answered = False
+        child.rows_max = max(child.rows_max, rows)
         try:
             outputs = run_on(lane, child.number, slot, rows)
             is_answered = True

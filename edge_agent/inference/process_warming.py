@@ -37,13 +37,14 @@ class Warming:
         Raises RefusedError for what it was refused, TransientError `worker.slots`, OSError where
         the worker is gone or stuck.
         """
-        slots = self._checked(self._answer(child))
+        slots = self._checked(child, self._answer(child))
         rows = self._spec.input_shape[0]
         slot = slots.take(rows)
         try:
             if child.number == 1:
                 slot.input(rows).fill(0)
             bytes_per_row = self._run(child, slot) // rows
+            child.first_cpu_s = child.lanes_cpu_s() / rows
         finally:
             slots.give_back(slot)  # Its worker, if it failed, is ended before there is another
         if not self._has_run:
@@ -72,12 +73,13 @@ class Warming:
         check_outputs(outputs, self._spec)
         return sum(one.nbytes for one in outputs)
 
-    def _checked(self, packet: bytes) -> Slots:
+    def _checked(self, child: WorkerChild, packet: bytes) -> Slots:
         """Return the slots for what the worker says that the model takes."""
         if packet[:1] == words.REFUSED:
             raise refusal_in(packet)
         told = words.parse_json(packet)
         nodes = [Node(name, dtype, tuple(shape)) for name, dtype, shape in told["inputs"]]
+        child.threads = tuple(told["threads"])
         dtype = checked_dtype(nodes, self._spec)
         if self.slots is None:
             self.runtime = str(told["runtime"])

@@ -1,8 +1,8 @@
 """Watch: what one thread does for a session: start a worker, watch it, start it again.
 
 1. A crash is noticed at once: by the process's own descriptor, and by the run in flight.
-2. A run that takes longer than `run_s_max`, or a ping unanswered for as long, means stuck:
-   terminated, killed, started again.
+2. A run that takes longer than `run_s_max`, one that computes without end (run_watch.py), or a ping
+   unanswered for `run_s_max` means stuck: terminated, killed, started again.
 3. A worker that dies within STEADY_S of the death before it is one more in a row: the first is
    started again at once, the next after a growing pause. After `deaths_max` in a row the model is
    given up: runs are refused as `worker.crashed`, and it is tried again every REST_S.
@@ -22,6 +22,7 @@ from edge_agent.inference.process_child import WorkerChild
 from edge_agent.inference.process_runs import WorkerRuns
 from edge_agent.inference.process_wake import Wake
 from edge_agent.inference.process_warming import Warming
+from edge_agent.inference.run_watch import RunWatch
 from edge_agent.inference.worker_limits import WorkerLimits
 from shared.clock import Clock
 from shared.errors import RefusedError, TransientError
@@ -29,6 +30,7 @@ from shared.errors import RefusedError, TransientError
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
+LOOK_S = 0.1  # Between two looks at what runs compute
 BACKOFF_S_MIN = 0.2
 REST_S = 60.0
 
@@ -176,18 +178,22 @@ class Watch:
         """Return when `child` has ended, is to be ended, or the session is closed."""
         control = child.control.fileno()
         silence_s_max = max(self._limits.run_s_max, HEARTBEAT_S)
-        asked_s: float | None = None
+        run_watch = RunWatch(child.first_cpu_s)
+        asked_s, ask_s = None, self._clock.monotonic_s()  # The ping that is out; the next one
         while not self._wake.is_over and not child.is_lost.is_set():
-            if asked_s is None:
+            now_s = self._clock.monotonic_s()
+            if asked_s is None and now_s >= ask_s:
                 child.control.send(words.PING)
-                asked_s = self._clock.monotonic_s()
-            ready = self._wake.wait([child.pidfd, control], HEARTBEAT_S)
+                asked_s = now_s
+            ready = self._wake.wait([child.pidfd, control], LOOK_S)
             if child.pidfd in ready:
                 child.is_lost.set()
             elif control in ready:
                 if not child.control.recv(words.PACKET_BYTES_MAX):
                     child.is_lost.set()
-                asked_s = None
-                self._wake.wait([child.pidfd], HEARTBEAT_S)
-            elif self._clock.monotonic_s() - asked_s > silence_s_max:
+                asked_s, ask_s = None, self._clock.monotonic_s() + HEARTBEAT_S
+            elif asked_s is not None and self._clock.monotonic_s() - asked_s > silence_s_max:
                 self._runs.lose(child, f"stuck for {silence_s_max:g} s")
+            computed_s = run_watch.look(child.look_at_lanes(), rows_max=child.rows_max)
+            if computed_s is not None:
+                self._runs.lose(child, f"stuck: a run had computed for {computed_s:.1f} s")

@@ -151,11 +151,18 @@ def serve(load: LoadEngine, arguments: Sequence[str]) -> None:
         control.send(_refusal(words.REFUSED, error))
         sys.exit(1)
     slots: dict[int, _Slot] = {}
+    threads = []
     for text in lanes_text.split(","):
         lane = _Lane(int(text), engine, slots)
-        threading.Thread(target=lane.serve, daemon=True).start()
+        threads.append(threading.Thread(target=lane.serve, daemon=True))
+        threads[-1].start()
     nodes = [(node.name, node.dtype, node.shape) for node in engine.inputs]
-    control.send(words.json_packet(words.READY, {"runtime": engine.runtime, "inputs": nodes}))
+    told = {
+        "runtime": engine.runtime,
+        "inputs": nodes,
+        "threads": [thread.native_id for thread in threads],  # Of the lanes, in order
+    }
+    control.send(words.json_packet(words.READY, told))
     _answer(control, {words.PING: lambda: None, words.READY: hand_back_memory})
 
 

@@ -4,7 +4,8 @@
    hold what is concluded from.
 2. There are never more than items under way, which InOrder limits; the one given back last is used
    first: its memory is still in the processor's cache.
-3. Models of the same kind of input share a FrameStage: motion is followed across swaps.
+3. Models of the same kind of input share a FrameStage: motion is followed across swaps. A stage
+   goes with the last of its models.
 """
 
 import threading
@@ -62,6 +63,12 @@ class RunnerPools:
         with self._lock:
             return any(stage.is_frozen for stage in self._stages.values())
 
+    def ask_again(self) -> None:
+        """Have the model asked about the next frame, whether or not anything moves."""
+        with self._lock:
+            for stage in self._stages.values():
+                stage.ask_again()
+
     def of(self, release: LoadedRelease) -> RunnerPool:
         """Return the runners of the session of `release`."""
         session = release.session
@@ -74,10 +81,15 @@ class RunnerPools:
 
     def keep_only(self, sessions: Iterable[ModelSession]) -> None:
         """Let go of all other sessions, so that their memory comes back."""
-        on = {id(session) for session in sessions}
+        on = {id(session): session for session in sessions}
         with self._lock:
-            for gone in self._pools.keys() - on:
-                del self._pools[gone]
+            gone = self._pools.keys() - on
+            for key in gone:
+                del self._pools[key]
+            if gone:  # What a stage knows of frames that nobody shows it is of no more use
+                images = {session.spec.input for session in on.values()}
+                for image in self._stages.keys() - images:
+                    del self._stages[image]
 
     def _stage(self, session: ModelSession) -> FrameStage | None:
         image = session.spec.input

@@ -133,10 +133,10 @@ class Telling:
         """See rule 3. Where nothing was concluded yet there is nothing to tell again."""
         self.gated_count += 1
         concluder, last = self._memory.concluder, self._last
-        if concluder is None or last is None or not held.is_told:
+        if concluder is None or last is None:
             return
-        conclusion = concluder.hold(at_s=own_time_s(work.item))
-        if conclusion is not None:
+        conclusion = concluder.hold(at_s=own_time_s(work.item))  # Told or not, it stands there
+        if conclusion is not None and held.is_told:
             self._tell(self._held_decision(work, last, conclusion), work)
 
     def _held_decision(self, work: Work, last: Decision, conclusion: Conclusion) -> Decision:

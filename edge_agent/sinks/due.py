@@ -4,14 +4,15 @@
    each), the same zones occupied. Numbers that drift are no other conclusion.
 2. A track that goes over a line is always told, once; a decision that is only held never is, but
    for the one that `repeat_s` asks for.
-3. A source of many sensors is many: each has its own last conclusion, of the SENSORS_MAX that were
-   heard last.
+3. A source of many sensors is many: each has its own last conclusion, of as many as a source may
+   have.
 """
 
 from collections import OrderedDict
 
 from edge_agent.decisions.decision import Decision
 from shared.pipeline.sinks import Which
+from shared.pipeline.sources import SENSORS_MAX
 from shared.wire.records import (
     Classified,
     Detected,
@@ -21,8 +22,6 @@ from shared.wire.records import (
     Segmented,
     Tracked,
 )
-
-SENSORS_MAX = 4096
 
 
 class Due:

@@ -128,7 +128,8 @@ class CappedFolder:
             raise RefusedError("disk.low", f"One file of {size} bytes is over the cap.")
         if free < self._free_bytes_min:
             raise RefusedError(
-                "disk.low", f"Only {free} bytes would be left free on the disk of {self.path}."
+                "disk.low",
+                f"Only {max(free, 0)} bytes would be left free on the disk of {self.path}.",
             )
 
     def _open_if_due(self) -> None:

@@ -2,12 +2,15 @@
 
 1. One line per decision, written as it comes. What a file holds past `bytes_max` goes to
    `<name>.1`, which goes to `<name>.2`, … up to `files_max` files in all; the oldest is deleted.
+   What is no file (/dev/stdout, say) is never moved.
 2. A disk that is full costs lines (counted), never the pipeline.
-3. Called by one thread at a time, closed by any; two sinks must not share a path. A line that comes
-   after `close` is lost, counted.
+3. A file that somebody else moved or removed, another sink of the same path too, is begun anew.
+4. Called by one thread at a time, closed by any. A line that comes after `close` is lost, counted.
 """
 
 import logging
+import os
+import stat
 import threading
 from pathlib import Path
 from typing import TextIO
@@ -29,6 +32,7 @@ class FileSink:
         self._path = Path(settings.path)
         self._file: TextIO | None = None
         self._size = 0
+        self._is_file = True
         self._standing = ""
         self._lock = threading.Lock()
         self._is_closed = False
@@ -77,9 +81,10 @@ class FileSink:
 
     def _write(self, line: str) -> None:
         size = len(line.encode())
+        self._look()
         if self._file is None:
             self._open()
-        if self._size > 0 and self._size + size > self._settings.bytes_max:
+        if self._is_file and self._size > 0 and self._size + size > self._settings.bytes_max:
             self._close()
             self._rotate()
             self._open()
@@ -87,10 +92,24 @@ class FileSink:
         self._file.write(line)  # Line-buffered: one write to the kernel, none to the disk
         self._size += size
 
+    def _look(self) -> None:
+        """Let go of the file if it is not at its path any more; see how large it is now."""
+        if self._file is None or not self._is_file:
+            return
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            self._close()
+            return
+        self._size = there.st_size
+        if not os.path.samestat(there, os.fstat(self._file.fileno())):
+            self._close()
+
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a", buffering=1, encoding="utf-8")
-        self._size = self._path.stat().st_size
+        facts = os.fstat(self._file.fileno())
+        self._size, self._is_file = facts.st_size, stat.S_ISREG(facts.st_mode)
 
     def _rotate(self) -> None:
         """Move <name>.2 to <name>.3, <name>.1 to <name>.2, <name> to <name>.1."""

@@ -222,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         kind, _, name = path.removeprefix("/").partition("/")
         suffix = {"stream": ".mjpeg", "snapshot": ".jpg"}.get(kind)
-        feed = feeds.get(unquote(name).removesuffix(suffix)) if suffix else None
+        pipeline = unquote(name).removesuffix(suffix) if suffix else ""
+        feed = feeds.get(pipeline)
         if feed is None or suffix is None or not name.endswith(suffix):
             self._text(HTTPStatus.NOT_FOUND, "There is no such page.\n")
             return
@@ -232,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
                     HTTPStatus.SERVICE_UNAVAILABLE, "Too many viewers.\n", {"Retry-After": "5"}
                 )
             elif kind == "stream":
-                self._stream(feed)
+                self._stream(pipeline)
             else:
                 self._snapshot(feed)
 
@@ -261,16 +262,26 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.OK, picture.jpeg, "image/jpeg")
 
-    def _stream(self, feed: Feed) -> None:
+    def _stream(self, pipeline: str) -> None:
+        """Show a pipeline until its viewer goes, also when its settings change meanwhile."""
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
         self.end_headers()
         if self.command == "HEAD":
             return
         self.connection.settimeout(SEND_S)
+        while self._is_on():
+            feed = self.server.feeds.all().get(pipeline)
+            if feed is None:  # It is being made anew, or is gone and may come back
+                self.server.stopping.wait(WAIT_S)
+            else:
+                self._show(feed, pipeline)
+
+    def _show(self, feed: Feed, pipeline: str) -> None:
+        """Show the pictures of `feed` as long as it is the pipeline's."""
         number = -1
         with feed.watching():
-            while not self.server.stopping.is_set() and not self._is_gone():
+            while self._is_on() and self.server.feeds.all().get(pipeline) is feed:
                 picture = feed.next_picture(number, wait_s=WAIT_S)
                 if picture is None:
                     continue
@@ -282,10 +293,12 @@ class _Handler(BaseHTTPRequestHandler):
                     + b"\r\n"
                 )
 
-    def _is_gone(self) -> bool:
-        """Return whether the viewer has closed the connection; it has nothing more to say."""
+    def _is_on(self) -> bool:
+        """Return whether the view goes on, and the viewer has not closed the connection."""
+        if self.server.stopping.is_set():
+            return False
         readable, _, _ = select.select([self.connection], [], [], 0)
-        return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
+        return not readable or self.connection.recv(1, socket.MSG_PEEK) != b""
 
     def _text(
         self, status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None

@@ -7,6 +7,8 @@
 3. One is out at a time, so the order is kept. 2xx is taken. 408, 429, 5xx and a broken connection
    are tried again, with backoff or after what `Retry-After` says (at most RETRY_AFTER_S_MAX), and
    hold up those behind. Any other answer drops that decision, counted: it would say the same again.
+   A connection that the receiver closed while nothing was to be told is made anew: no trouble.
+   An answer's text is of no interest; more than ANSWER_BYTES_MAX or `timeout_s` of it is cut off.
 4. A redirect is such an answer: decisions and the token go to nobody but the address named.
 5. What has waited for longer than `age_s_max` is dropped, counted.
 6. No proxy of the environment is used. The token is read for every connection, so that a new one
@@ -16,6 +18,7 @@
 import http.client
 import logging
 import secrets
+import select
 import ssl
 import threading
 from dataclasses import dataclass
@@ -68,7 +71,7 @@ class WebhookSink(QueuedSink[_Letter]):
         super().__init__(
             "webhook-sink", waiting_max=settings.queue_max, close_s_max=CLOSE_S_MAX, clock=clock
         )
-        self._settings, self._device = settings, device
+        self.settings, self._device = settings, device
         url = urlsplit(settings.url)
         self._url = url
         self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
@@ -89,6 +92,14 @@ class WebhookSink(QueuedSink[_Letter]):
         key = f"{self._run_id}-{self._count}"
         body = msgspec.json.encode({"device": self._device, "id": key, "decision": result})
         self._put(_Letter(key, body, now_s))
+
+    def take_over(self, before: "WebhookSink") -> None:
+        """Go on with what `before`, of the same settings, has not told yet.
+
+        What it is telling just now may be told twice, under the same key.
+        """
+        if before.settings == self.settings:
+            self._put_first(before.hand_over())
 
     # The sink's own thread.
 
@@ -114,7 +125,7 @@ class WebhookSink(QueuedSink[_Letter]):
 
     def _oldest(self) -> _Letter | None:
         """Return what is to be told next, after dropping what is too old."""
-        age_s_max, now_s = self._settings.age_s_max, self._clock.monotonic_s()
+        age_s_max, now_s = self.settings.age_s_max, self._clock.monotonic_s()
         with self._lock:
             while self._waiting and age_s_max and now_s - self._waiting[0].at_s > age_s_max:
                 self._waiting.popleft()
@@ -149,27 +160,39 @@ class WebhookSink(QueuedSink[_Letter]):
 
     def _post(self, letter: _Letter) -> _Answer:
         """Send `letter`. Raises OSError, ValueError or HTTPException."""
+        if self._connection is not None and _is_closed_there(self._connection):
+            self._disconnect()
         connection = self._connection or self._connect()
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": letter.key,
             "User-Agent": "isthmus",
         }
-        if self._settings.token_file:
-            headers["Authorization"] = f"Bearer {_token(self._settings.token_file)}"
+        if self.settings.token_file:
+            headers["Authorization"] = f"Bearer {_token(self.settings.token_file)}"
         connection.request("POST", self._path, body=letter.body, headers=headers)
         with connection.getresponse() as response:
-            is_whole = len(response.read(ANSWER_BYTES_MAX)) < ANSWER_BYTES_MAX
+            is_whole = self._read_away(response)
             answer = _Answer(response.status, response.headers.get("Retry-After", ""))
             is_last = response.will_close
         if is_last or not is_whole:
             self._disconnect()
         return answer
 
+    def _read_away(self, response: http.client.HTTPResponse) -> bool:
+        """Take what an answer holds out of the connection; return whether that was all of it."""
+        until_s, size = self._clock.monotonic_s() + self.settings.timeout_s, 0
+        while size < ANSWER_BYTES_MAX and self._clock.monotonic_s() < until_s:
+            piece = response.read1(ANSWER_BYTES_MAX)
+            if not piece:
+                return True
+            size += len(piece)
+        return False
+
     def _connect(self) -> http.client.HTTPConnection:
-        host, timeout_s = self._url.hostname or "", self._settings.timeout_s
+        host, timeout_s = self._url.hostname or "", self.settings.timeout_s
         if self._url.scheme == "https":
-            ca_file = self._settings.ca_file
+            ca_file = self.settings.ca_file
             tls = make_client_tls(ca_file) if ca_file else ssl.create_default_context()
             self._connection = http.client.HTTPSConnection(
                 host, self._url.port, timeout=timeout_s, context=tls
@@ -190,6 +213,15 @@ class WebhookSink(QueuedSink[_Letter]):
         elif self._standing and not reason:
             log.info("webhook.works", extra={"host": self._host})
         self._standing = reason
+
+
+def _is_closed_there(connection: http.client.HTTPConnection) -> bool:
+    """Return whether the receiver let go of a connection that waits: it has no more to say."""
+    if connection.sock is None:
+        return False
+    poller = select.poll()
+    poller.register(connection.sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def retry_after_s(text: str, *, now_s: float) -> float:

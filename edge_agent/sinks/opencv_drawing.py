@@ -42,6 +42,7 @@ MASK_BGR = (114, 114, 114)
 PLACE_BGR = (0, 215, 255)
 TEXT_SCALE_PER_PIXEL = 1 / 900  # Of the frame's height
 SIDE_MIN = 320  # A smaller frame is enlarged
+JPEG_SIDE_MAX = 65_500  # Of a JPEG file, by libjpeg
 VALUES_DRAWN_MAX = 4
 TALL = "Agj%("  # Every bar is as high as if it held these
 WORDS_MAX = 6  # Lines of words at the top
@@ -56,7 +57,7 @@ def draw_outcome(
 ) -> NDArray[np.uint8]:
     """Return a copy of (H, W, 3) BGR pixels with `outcome` drawn on it.
 
-    Args: side_max: the longer side of what is returned is at most this; 0: as it is.
+    Args: side_max: the longer side of what is returned is at most this; 0: what a file can have.
     """
     picture = _scaled(pixels, side_max)
     for mask in overlay.masks:
@@ -96,12 +97,13 @@ def write_snapshot(path: Path, pixels: NDArray[np.uint8], outcome: Outcome) -> N
 def _scaled(pixels: NDArray[np.uint8], side_max: int) -> NDArray[np.uint8]:
     """Return a copy of a frame in the size that is drawn on."""
     height, width = pixels.shape[:2]
-    if side_max and max(height, width) > side_max:
+    side_max = side_max or JPEG_SIDE_MAX
+    if max(height, width) > side_max:
         factor = side_max / max(height, width)
         size = max(1, round(width * factor)), max(1, round(height * factor))
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     times = max(1, -(-SIDE_MIN // min(height, width)))  # Rounded up
-    if times > 1 and (not side_max or times * max(height, width) <= side_max):
+    if times > 1 and times * max(height, width) <= side_max:
         return pixels.repeat(times, axis=0).repeat(times, axis=1)
     return pixels.copy()
 

@@ -67,6 +67,13 @@ class SinkSet:
             if isinstance(sink, Starting):
                 sink.start()
 
+    def take_over(self, before: "SinkSet") -> None:
+        """Go on with what sinks of `before` have not told yet; before that one is closed."""
+        for old in before.sinks:
+            for sink in self.sinks:
+                if isinstance(sink, WebhookSink) and isinstance(old, WebhookSink):
+                    sink.take_over(old)
+
     def close(self, *, for_good: bool = False) -> None:
         """Let each tell what is left, and close it. Args: for_good: the pipeline is gone."""
         for _, sink in self.kinds:

@@ -11,6 +11,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from shared.clock import Clock
@@ -59,6 +60,13 @@ class QueuedSink(ABC, Generic[T]):
             self._lost_count += len(self._waiting)
             self._waiting.clear()
 
+    def hand_over(self) -> list[T]:
+        """Return what waits, for another to tell; this one is done with it."""
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        return waiting
+
     @abstractmethod
     def _run(self, stop: threading.Event) -> None:
         """Tell what waits until `stop` is set, and then what is left; in the sink's thread."""
@@ -72,6 +80,15 @@ class QueuedSink(ABC, Generic[T]):
         with self._lock:
             self._waiting.append(thing)
             if len(self._waiting) > self._waiting_max:
+                self._waiting.popleft()
+                self._lost_count += 1
+        self._came.set()
+
+    def _put_first(self, things: Sequence[T]) -> None:
+        """Queue what came before all that waits; see rule 1."""
+        with self._lock:
+            self._waiting.extendleft(reversed(things))
+            while len(self._waiting) > self._waiting_max:
                 self._waiting.popleft()
                 self._lost_count += 1
         self._came.set()

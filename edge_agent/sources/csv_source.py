@@ -32,6 +32,7 @@ from shared.pipeline.sources import CsvSettings, Delivery
 
 PAUSE_S_MAX = 3600.0  # A longer pause between two timestamps is not waited out
 COLUMNS_SHOWN_MAX = 20
+COLUMNS_TOLD_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ class CsvSource:
 
     @property
     def description(self) -> str:
-        """Return what it is."""
-        return f"the file {self._settings.path}"
+        """Return what it is, with its first columns."""
+        columns = self._settings.columns
+        more = ", ..." if len(columns) > COLUMNS_TOLD_MAX else ""
+        return f"the file {self._settings.path} ({', '.join(columns[:COLUMNS_TOLD_MAX])}{more})"
 
     def open(self) -> None:
         """Open the file and find the columns.
@@ -147,7 +150,7 @@ class CsvSource:
             raise ContractError(
                 "source.empty",
                 f"{self._settings.path} has no {self._settings.window.samples} good rows together.",
-                remedy="Use a shorter window, or check the values.",
+                remedy="Use a shorter window, or check the values: numbers are written like 1.5.",
             )
         if self._settings.loop:
             self.open()
@@ -171,7 +174,7 @@ class CsvSource:
         raise ContractError(
             "source.column",
             f"{self._settings.path} has no column {name!r}.",
-            remedy=f"Its columns are: {shown}{more}.",
+            remedy=f"Its columns are: {shown}{more}. A comma divides them, nothing else.",
         )
 
     def _values(self, row: Sequence[str]) -> list[float]:

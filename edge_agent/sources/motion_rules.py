@@ -1,6 +1,7 @@
 """MotionRules: whether the model is asked about a frame, by how much of it moves. Pure.
 
-1. The first frame is asked about, and every one of which `area_min` or more moves.
+1. The first frame is asked about, and every one of which `area_min` or more moves; so is the one
+   after `ask_again`.
 2. Settling: so is every frame up to `settle_s` after the last that moved, so that what came to
    rest is seen at rest.
 3. Refreshing: so is a frame that comes `refresh_s` or more after the last one asked about.
@@ -35,6 +36,10 @@ class MotionRules:
         """Make the next frame a first one."""
         self._seen_s = -math.inf
         self._moved_s = -math.inf
+        self._asked_s = -math.inf
+
+    def ask_again(self) -> None:
+        """Ask about the next frame, whatever moves; from any thread."""
         self._asked_s = -math.inf
 
     def look(self, moving_share: float, at_s: float) -> Look:

@@ -40,7 +40,8 @@ class FolderSource:
         self._clock = clock
         self._pacer = Pacer(clock)
         self._frames: Iterator[tuple[int, NDArray[np.uint8]]] = iter(())
-        self._sequence_start = 0
+        self._sequence_start = 0  # Of the pass
+        self._sequence = 0  # Of the next image at the earliest
 
     @property
     def is_every_item(self) -> bool:
@@ -55,6 +56,7 @@ class FolderSource:
     def open(self) -> None:
         """List the folder. Raises ContractError `source.missing` or `source.empty`."""
         paths = _list_images(Path(self._settings.path))
+        self._sequence_start = max(self._sequence_start, self._sequence)
         self._frames = self._decode(paths)
 
     def read(self, stop: threading.Event) -> Frame | None:
@@ -66,6 +68,7 @@ class FolderSource:
         if not self._pacer.wait(1.0 / fps if fps else 0.0, stop):
             return None
         sequence, pixels = found
+        self._sequence = sequence + 1
         at_s, recorded_s = self._clock.monotonic_s(), sequence / fps if fps else None
         return Frame(pixels, sequence, now_ms(self._clock), at_s, recorded_s)
 

@@ -78,6 +78,11 @@ class FrameStage:
         """Whether the picture has not changed in a single pixel for `frozen_s`."""
         return self._freezing is not None and self._freezing.is_frozen
 
+    def ask_again(self) -> None:
+        """Have the model asked about the next frame, whether or not anything moves."""
+        if self._motion is not None:
+            self._motion.ask_again()
+
     def prepare(self, frame: Frame, out: Pixels | None = None) -> Prepared | Held:
         """Return what the model sees of `frame`, or that it need not be asked.
 
@@ -154,6 +159,10 @@ class _Motion:
         )
         at_s = own_time_s(frame)
         return self._rules.look(self._moving_share(gray, at_s), at_s)
+
+    def ask_again(self) -> None:
+        """Make the next frame one that is asked about."""
+        self._rules.ask_again()
 
     def _start_again(self, region: PixelRegion) -> None:
         self._region = region

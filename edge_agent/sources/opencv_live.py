@@ -8,7 +8,8 @@
    (`source.lost`).
 3. What frames are taken, and what becomes of a change of resolution: opencv_reader.py.
 4. A camera that cannot be opened says why as far as its device file tells: it is not there (with
-   those that are), or this user may not open it; else it is in use.
+   those that are), or this user may not open it; else it is in use. A stream is asked likewise:
+   socket_remedy.py.
 """
 
 import os
@@ -20,6 +21,7 @@ import cv2
 
 from edge_agent.sources.item import Frame
 from edge_agent.sources.opencv_reader import LiveReader
+from edge_agent.sources.socket_remedy import stream_remedy
 from edge_agent.sources.source import Resized
 from shared.clock import Clock
 from shared.pipeline.sources import CameraSettings, StreamSettings, without_password
@@ -40,7 +42,7 @@ class StreamSource:
             self.description,
             clock,
             fps_max=fps_max,
-            remedy=lambda: "Check that it is on, reachable, and that its address is right.",
+            remedy=lambda: stream_remedy(settings.url),
             timeout_s=settings.read_timeout_s,
             size_check_s=settings.size_check_s,
         )

@@ -3,12 +3,14 @@
 1. What both share is in paho_messages.py.
 2. One sensor: a message that cannot be read is counted and left out; it cuts the window. So does a
    pause above the window's `gap_s_max`. When messages were lost the window starts again.
-3. A text is one payload in UTF-8; one that is not, is empty or is longer than `text_bytes_max` is
+3. Rows are made of a message one after another, as they are taken: resampled, a small message may
+   be of millions.
+4. A text is one payload in UTF-8; one that is not, is empty or is longer than `text_bytes_max` is
    counted and left out.
 """
 
 import logging
-from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +49,7 @@ class MqttSource(MessageSource[Window]):
         self._resampler = None
         if settings.resample is not None:
             self._resampler = Resampler(settings.resample, channels_count=settings.channels)
-        self._rows: deque[_Row | None] = deque()  # None: a cut
+        self._rows: Iterator[_Row | None] = iter(())  # Of the last message; None: a cut
         self._last_message_s = 0.0
         self._sequence = 0
         self.bad_messages_count = 0
@@ -58,8 +60,7 @@ class MqttSource(MessageSource[Window]):
         self._last_message_s = self._clock.monotonic_s()
 
     def _next_item(self) -> Window | None:
-        while self._rows:
-            row = self._rows.popleft()
+        for row in self._rows:
             if row is None:
                 self._window.cut()
                 continue
@@ -86,27 +87,27 @@ class MqttSource(MessageSource[Window]):
             self.bad_messages_count += 1
             self._cut()
             return
-        self._take_rows(readings, message.at_s)
+        self._rows = self._rows_of(readings, message.at_s)
 
-    def _take_rows(self, readings: Readings, at_s: float) -> None:
+    def _rows_of(self, readings: Readings, at_s: float) -> Iterator[_Row | None]:
         if self._resampler is None:
-            self._rows.extend(_Row(row, at_s) for row in readings.rows)
+            yield from (_Row(row, at_s) for row in readings.rows)
             return
         wall_s = self._clock.now_s() - (self._clock.monotonic_s() - at_s)
         for index, row in enumerate(readings.rows):
             time_s = wall_s if readings.times_s is None else float(readings.times_s[index])
             resampled = self._resampler.push(time_s, row)
             if resampled.is_cut:
-                self._rows.append(None)
-            self._rows.extend(_Row(made, at_s) for made in resampled.rows)
+                yield None
+            yield from (_Row(made, at_s) for made in resampled.rows)
 
     def _cut(self) -> None:
-        self._rows.append(None)
+        self._window.cut()
         if self._resampler is not None:
             self._resampler.cut()
 
     def _start_again(self) -> None:
-        self._rows.clear()
+        self._rows = iter(())
         self._cut()
 
 

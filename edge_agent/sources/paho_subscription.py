@@ -5,11 +5,12 @@
 2. The queue holds MESSAGES_MAX messages and QUEUE_BYTES_MAX bytes. When it runs over, what is in it
    is worth nothing as a series any more: it is emptied, its messages are counted as lost, and the
    reader is told.
-3. A lost connection, and no message for `silent_s_max`, are TransientErrors, told once everything
-   that came before was read.
+3. A lost connection, a subscription that the broker refuses, and no message for `silent_s_max` are
+   TransientErrors, told once everything that came before was read.
 """
 
 import logging
+import math
 import ssl
 import threading
 from collections import deque
@@ -33,6 +34,7 @@ QUEUE_BYTES_MAX = 32 << 20
 CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 30
 STOP_CHECK_S = 0.2
+RUN_OVER_TOLD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Subscription:
         self._lost_reason = ""  # Set by paho's thread when the connection ends
         self._client: mqtt.Client | None = None
         self._last_message_s = 0.0
+        self._run_over_told_s = -math.inf
         self.lost_messages_count = 0
 
     @property
@@ -122,13 +125,20 @@ class Subscription:
             was_run_over, self._is_run_over = self._is_run_over, False
         if was_run_over:
             self.lost_messages_count += len(taken)
-            log.warning("source.run_over", extra={"lost_messages": self.lost_messages_count})
+            self._tell_run_over()
             return None
         if taken:
             self._last_message_s = taken[-1].at_s
         else:
             self._check_connection()
         return taken
+
+    def _tell_run_over(self) -> None:
+        """Log it, at most every RUN_OVER_TOLD_S: under a load that is too much it never ends."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._run_over_told_s >= RUN_OVER_TOLD_S:
+            self._run_over_told_s = now_s
+            log.warning("source.run_over", extra={"lost_messages": self.lost_messages_count})
 
     def close(self) -> None:
         """Disconnect."""
@@ -151,6 +161,7 @@ class Subscription:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         settings = self._settings
@@ -182,6 +193,18 @@ class Subscription:
             self._lost_reason = str(reason)
         else:
             client.subscribe(self._filter, qos=1)
+
+    def _on_subscribe(
+        self,
+        _client: mqtt.Client,
+        _userdata: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            self._lost_reason = f"the broker refuses the subscription ({refused[0]})"
 
     def _on_disconnect(
         self,

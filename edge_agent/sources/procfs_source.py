@@ -1,9 +1,11 @@
 """HostSource: readings of this machine itself as a sensor, from /proc and /sys (Linux).
 
 1. Every reading is one row, `rate_hz` times a second; one that is late is not made up for.
-2. Rates (CPU, disks, network) are those since the reading before; the first row has none yet. What
-   cannot be read is a missing value; windowing.py says what becomes of it.
+2. Rates (CPU, disks, network) are those since the reading before; the first one is made by `open`.
+   What cannot be read is a missing value; windowing.py says what becomes of it.
 3. A counter that went back (a device was taken away) is a missing value once.
+4. A channel that this machine does not have when it is opened is told as a lost source: no window
+   would ever be whole.
 """
 
 import math
@@ -15,6 +17,7 @@ from edge_agent.sources.item import Window
 from edge_agent.sources.pacer import Pacer
 from edge_agent.sources.windowing import RollingWindow
 from shared.clock import Clock, now_ms
+from shared.errors import TransientError
 from shared.pipeline.sources import HostChannel, HostSettings
 
 PROC = Path("/proc")
@@ -49,7 +52,14 @@ class HostSource:
         return "the readings of this machine"
 
     def open(self) -> None:
-        """Start with an empty window."""
+        """Start with an empty window. Raises TransientError `source.lost`; see rule 4."""
+        missing = [name for name in self._readings.missing() if name in self._settings.channels]
+        if missing:
+            raise TransientError(
+                "source.lost",
+                f"This machine has no reading of {', '.join(missing)}.",
+                remedy="Leave it out of `channels`, with a model that does without it.",
+            )
         self._window.cut()
         self._last_row_s = self._clock.monotonic_s()
 
@@ -106,6 +116,12 @@ class HostReadings:
             HostChannel.MEMORY_SHARE: self._memory_share(),
             HostChannel.TEMPERATURE_C: self._temperature_c(),
         }
+
+    def missing(self) -> tuple[HostChannel, ...]:
+        """Return the channels that cannot be read now. It counts as a reading; see rule 2."""
+        values = self.read()
+        now = {**values, **self._counters}
+        return tuple(name for name in HostChannel if math.isnan(now[name]))
 
     def _cpu(self) -> tuple[float, int]:
         """Return the seconds for which all cores together were busy, and how many cores."""

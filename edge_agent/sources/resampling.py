@@ -54,7 +54,9 @@ class Resampler:
 
     def push(self, time_s: float, values: Sequence[float] | Row) -> Resampled:
         """Add a reading of (channels,) values; return the rows that it completed."""
-        row = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            row = np.asarray(values, dtype=np.float32)
+        row = np.where(np.isinf(row), np.float32(np.nan), row)  # Too large is missing
         time_s = time_s if abs(time_s) <= TIME_S_MAX else math.nan
         pause_s = time_s - self._last_s
         if math.isnan(self._last_s) or not 0.0 <= pause_s <= self._settings.gap_s_max:

@@ -24,6 +24,7 @@ from shared.pipeline.sources import MqttSettings
 
 log = logging.getLogger(__name__)
 
+FULL_TOLD_S = 60.0  # There is no room: at most so often in the log
 NAME_CHARS_MAX = 120  # The wire's, of a record's sensor
 
 
@@ -56,6 +57,7 @@ class SensorFeed:
         )
         self._sensors: dict[str, _Sensor] = {}
         self._full_s = -float("inf")  # When no place could be found last
+        self._full_told_s = -float("inf")
         self._new_batch()
         self.lost_messages_count = 0
         self.bad_messages_count = 0
@@ -150,7 +152,8 @@ class SensorFeed:
             for name, sensor in self._sensors.items()
             if now_s - sensor.seen_s > self._settings.forget_s
         ]
-        if not silent:
+        if not silent and now_s - self._full_told_s >= FULL_TOLD_S:
+            self._full_told_s = now_s
             log.warning("source.sensors_full", extra={"sensors_max": self._settings.sensors_max})
         for name in silent:
             self._rings.free(self._sensors.pop(name).place)

@@ -33,7 +33,8 @@ class RollingWindow:
 
     def push(self, values: Sequence[float] | NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Add one row of (channels,) values; return a window (T, C) if one is complete now."""
-        row = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # Infinite is missing, as rule 2 says
+            row = np.asarray(values, dtype=np.float32)
         is_missing = ~np.isfinite(row)
         if is_missing.any():
             self._held_rows += 1

@@ -21,34 +21,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from flwr.app import Message
+from shared.quick_imports import quick_imports
 
-from edge_agent.training.file_ledger import open_ledger
-from edge_agent.training.file_replies import FileReplies
-from edge_agent.training.flwr_fleet_link import NOT_READY, NOT_REGISTERED, FleetLink, Incoming
-from edge_agent.training.flwr_messages import TEXT_MAX, failure, read_task, refusal, success
-from edge_agent.training.node_files import (
-    FILE_BYTES_MAX,
-    ORDER,
-    REPLIES,
-    STANDING,
-    STANDING_S,
-    NodeOrder,
-    NodeStanding,
-    NodeState,
-)
-from edge_agent.training.policy import decide
-from edge_agent.training.warm_training import Outcome, WarmTraining
-from shared.backoff import Backoff
-from shared.clock import SystemClock, now_ms
-from shared.durable_file import write_durably
-from shared.errors import ContractError, IsthmusError, RefusedError, TransientError
-from shared.learning.task import LearningTask
-from shared.logs import set_up_logging
-from shared.model.weights import Array
+with quick_imports():
+    import msgspec
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from flwr.app import Message
+
+    from edge_agent.training.file_ledger import open_ledger
+    from edge_agent.training.file_replies import FileReplies
+    from edge_agent.training.flwr_fleet_link import NOT_READY, NOT_REGISTERED, FleetLink, Incoming
+    from edge_agent.training.flwr_messages import TEXT_MAX, failure, read_task, refusal, success
+    from edge_agent.training.node_files import (
+        FILE_BYTES_MAX,
+        ORDER,
+        REPLIES,
+        STANDING,
+        STANDING_S,
+        NodeOrder,
+        NodeStanding,
+        NodeState,
+    )
+    from edge_agent.training.policy import decide
+    from edge_agent.training.warm_training import Outcome, WarmTraining
+    from shared.backoff import Backoff
+    from shared.clock import SystemClock, now_ms
+    from shared.durable_file import write_durably
+    from shared.errors import ContractError, IsthmusError, RefusedError, TransientError
+    from shared.learning.task import LearningTask
+    from shared.logs import set_up_logging
+    from shared.model.weights import Array
 
 log = logging.getLogger("edge_agent.training.flwr_node")  # Its name when it is run: __main__
 

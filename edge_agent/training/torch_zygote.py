@@ -21,17 +21,20 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-import torch
+from shared.quick_imports import quick_imports
 
-from edge_agent.training.file_ledger import open_ledger
-from edge_agent.training.node_files import ORDER, NodeOrder
-from edge_agent.training.torch_task import TorchTask
-from edge_agent.training.warm_training import KILL, PACKET_BYTES_MAX, READY, RUN, Outcome
-from shared.errors import ContractError, IsthmusError
-from shared.learning.task import LearningTask, decode_task
-from shared.model.weights import Array, decode_weights
-from shared.process_parent import end_with_thread
+with quick_imports():
+    import msgspec
+    import torch
+
+    from edge_agent.training.file_ledger import open_ledger
+    from edge_agent.training.node_files import ORDER, NodeOrder
+    from edge_agent.training.torch_task import TorchTask
+    from edge_agent.training.warm_training import KILL, PACKET_BYTES_MAX, READY, RUN, Outcome
+    from shared.errors import ContractError, IsthmusError
+    from shared.learning.task import LearningTask, decode_task
+    from shared.model.weights import Array, decode_weights
+    from shared.process_parent import end_with_thread
 
 NICE = 10
 HEAD_BYTES = 8

@@ -8,7 +8,8 @@
 3. Candidates of up to TOGETHER_BYTES_MAX are loaded together and timed by turns; larger ones one
    after another, so that a small device holds one at a time.
 4. What others with this hardware came to (the hint) is confirmed by CONFIRM_BLOCKS blocks of just
-   that. Where it does not hold the answer is `unconfirmed`: the caller brings the other variants.
+   that. Where it does not hold, or is not to be had here, the answer is `unconfirmed`: the caller
+   brings the other variants.
 5. Sessions that are not chosen are closed before `measure` returns.
 
 What must not live here: rules (inference/fit.py), files (file_fit.py).
@@ -19,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -125,7 +127,7 @@ class Fitter:
 
         Raises TransientError `disk.failed`, or OSError, if a file cannot be read now.
         """
-        if hint is not UNSET and hint.backend in self.backends:
+        if hint is not UNSET:
             tried = self._confirm(release, hint)
             if tried is not None:
                 return tried
@@ -145,6 +147,10 @@ class Fitter:
         found = [c for c in release.candidates if c.variant.precision == hint.precision]
         if not found:
             return None
+        problem = self._unlike(hint)
+        if problem:  # Nothing was measured, and what came is the hinted variant alone.
+            report = self._report(release, (), FitStanding.ANEW, problem)
+            return Measured(report, unconfirmed=problem)
         tried = self._load(found[0], hint.backend, release.manifest.spec)
         self._time([tried], (hint.threads,), blocks_max=CONFIRM_BLOCKS)
         rows = _rows(tried)
@@ -156,6 +162,14 @@ class Fitter:
         report = self._report(release, rows, FitStanding.CONFIRMED, "")
         text = f"{hint.devices_count} devices of this hardware came to it, and it holds here"
         return self._chosen(report, Chosen(rows[0], (text,)), [tried])
+
+    def _unlike(self, hint: FitHint) -> str:
+        """Return what the hinted way needs and this device has not; empty if nothing."""
+        if hint.backend not in self.backends:
+            return f"devices of this hardware chose {hint.backend}, which is not here"
+        if hint.threads not in self.threads:
+            return f"devices of this hardware chose {hint.threads} threads, which are not set here"
+        return ""
 
     def _chosen(self, report: FitReport, chosen: Chosen, tried: Sequence[_Tried]) -> Measured:
         row = chosen.row
@@ -227,9 +241,16 @@ class Fitter:
             assert one.session is not None
             # Variants of one release may differ in what they take: floats, or folded uint8.
             inputs = _inputs(one.fetched.golden_path)
-            one.ways = [Way(one.session, count, inputs) for count in dict.fromkeys(threads)]
+            read = partial(self._held_bytes, one.session)
+            one.ways = [Way(one.session, count, inputs, read) for count in sorted(set(threads))]
         ways = [way for one in usable for way in one.ways]
         time_ways(ways, self.clock, seconds_max=seconds_max, blocks_max=blocks_max)
+        for one in usable:
+            most = one.ways[-1]  # By now all its threads have surely run at the same time
+            most.rss_bytes = max(most.rss_bytes, most.read_rss_bytes())
+
+    def _held_bytes(self, session: ModelSession) -> int:
+        return self.memory_of(session) or 0
 
     def _report(
         self, release: FetchedRelease, rows: Sequence[FitRow], standing: FitStanding, why: str
@@ -280,10 +301,12 @@ def _rows(tried: _Tried) -> list[FitRow]:
     )
     if tried.error is not None:
         return [_refused(common, tried.error)]
-    return [_row(msgspec.structs.replace(common, threads=way.threads), way) for way in tried.ways]
+    return [_row(common, way) for way in tried.ways]
 
 
 def _row(common: FitRow, way: Way) -> FitRow:
+    rss_bytes = max(common.rss_bytes, way.rss_bytes)
+    common = msgspec.structs.replace(common, threads=way.threads, rss_bytes=rss_bytes)
     if way.error is not None:
         return _refused(common, way.error)
     return msgspec.structs.replace(

@@ -5,7 +5,8 @@
 2. Where no row keeps them, what serves goes on serving, and it is said: to serve nothing is worse.
 3. A table that lacks an admitted variant (equal devices' choice was confirmed, or the limits left
    the variant out then) goes on with its choice while that keeps the limits. It is measured anew
-   where it does not, and where the limits admit a variant that they did not admit before.
+   where it does not, where it would have to gain more over fp32 than anybody has shown, and where
+   the limits admit a variant that they did not admit before.
 
 What must not live here: the steps that carry it out (refitting.py), sessions, files.
 """
@@ -16,7 +17,7 @@ from enum import StrEnum
 
 import msgspec
 
-from edge_agent.inference.fit import choose, objection
+from edge_agent.inference.fit import FULL_PRECISION, choose, objection, unsaid_speedup
 from shared.errors import RefusedError
 from shared.pipeline.pipeline import PipelineLimits
 from shared.wire.fit import TEXT_CHARS_MAX, FitReport
@@ -76,7 +77,12 @@ def rejudge(
 
 def _judge_partial(report: FitReport, limits: PipelineLimits, gained: set[str]) -> Rejudged:
     row = report.chosen
-    problem = objection(row, limits) if row is not None else "its row is not in the table"
+    if row is None:
+        problem = "its row is not in the table"
+    else:
+        problem = objection(row, limits)
+        if not problem and all(other.precision != FULL_PRECISION for other in report.rows):
+            problem = unsaid_speedup(row, limits)
     if problem:
         return Rejudged(Refit.MEASURE, why=f"{CHANGED} The choice: {problem}."[:TEXT_CHARS_MAX])
     if gained:

@@ -169,9 +169,16 @@ def check_outputs(outputs: tuple[Array, ...], spec: ModelSpec) -> None:
         got = ", ".join(str(shape) for shape in shapes) or "nothing"
         raise RefusedError(
             "inference.output",
-            f"The decoder {spec.output.decoder} expects {_expected(spec)}; the model gives {got}.",
-            remedy="Name the decoder and classes in the spec that fit this model.",
+            f"The decoder {spec.output.decoder} expects {_expected(spec)}{_for_classes(spec)}; "
+            f"the model gives {got}.",
+            remedy="Correct decoder and classes in the spec; `edge-agent spec MODEL` drafts one "
+            "that fits.",
         )
+
+
+def _for_classes(spec: ModelSpec) -> str:
+    count = len(spec.output.classes)
+    return f" for {count} {'class' if count == 1 else 'classes'}" if count else ""
 
 
 def suppress(boxes: Boxes, *, overlap_max: float) -> Indices:

@@ -278,7 +278,11 @@ def parse_spec(data: bytes, *, name: str = "spec.toml") -> ModelSpec:
     Raises ContractError `config.invalid` (naming the field) or `spec.too_large`.
     """
     if len(data) > SPEC_BYTES_MAX:
-        raise ContractError("spec.too_large", f"{name} is over {SPEC_BYTES_MAX} bytes.")
+        raise ContractError(
+            "spec.too_large",
+            f"{name} is over {SPEC_BYTES_MAX} bytes.",
+            remedy="A spec is a small TOML file: `edge-agent spec MODEL` drafts one.",
+        )
     return parse_toml(data, ModelSpec, name=name)
 
 

@@ -195,6 +195,7 @@ class MqttSettings(Settings, frozen=True, tag="mqtt", tag_field="kind"):
         count = self.topic.count(SENSOR_LEVEL)
         if count > 1 or count != self.topic.split("/").count(SENSOR_LEVEL):
             raise ValueError(f"topic must have {SENSOR_LEVEL} as one whole level, or not at all")
+        _check_filter(self.topic)
         ring_bytes = 2 * self.window.samples * self.channels * 4
         if self.is_of_many and self.sensors_max * ring_bytes > RINGS_BYTES_MAX:
             raise ValueError(f"sensors_max windows take more than {RINGS_BYTES_MAX} bytes")
@@ -216,6 +217,10 @@ class MqttTextSettings(Settings, frozen=True, tag="mqtt-text", tag_field="kind")
     password_file: str = ""
     ca_file: str = ""  # Named: TLS
     silent_s_max: Rate = 0.0  # As in MqttSettings; messages of people come when they come
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot."""
+        _check_filter(self.topic)
 
 
 class LinesSettings(Settings, frozen=True, tag="lines", tag_field="kind"):
@@ -336,9 +341,25 @@ def waits_for_model(settings: SourceSettings) -> bool:
             return False
 
 
-_USER_INFO = re.compile(r"//[^/@]*@")
+def _check_filter(topic: str) -> None:
+    """Refuse what no broker takes for a topic filter (MQTT 5.0, 4.7.1)."""
+    *before, last = topic.split("/")
+    is_wild = ["#" in level or ("+" in level and level != "+") for level in before]
+    if any(is_wild) or ("#" in last and last != "#") or ("+" in last and last != "+"):
+        raise ValueError("topic must have + as a whole level, and # as the last one only")
+    if "\0" in topic:
+        raise ValueError("topic must not hold a zero character")
+
+
+_USER_INFO = re.compile(r"//[^/?#]*@")  # To the last @ before the path, as ffmpeg takes it
+# A password with a sign that ends the host too early: what stands for the port is no number.
+_BROKEN_USER_INFO = re.compile(r"//[^/?#@\[]*:(?!\d*(?:[/?#]|\Z)).*@")
+_NAMED = re.compile(
+    r"(?i)(?<=[/?&;_])(user(?:name)?|usr|login|pass(?:wd|word)?|pwd|psw|token|key|auth|secret)="
+    r"[^&;#/]+"
+)
 
 
 def without_password(url: str) -> str:
-    """Return `url` without the user name and password that it may hold."""
-    return _USER_INFO.sub("//", url)
+    """Return `url` without the user name and password that it may hold, anywhere in it."""
+    return _NAMED.sub(r"\1=***", _BROKEN_USER_INFO.sub("//", _USER_INFO.sub("//", url)))

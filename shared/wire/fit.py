@@ -57,7 +57,7 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     run_ms_p95: Milliseconds = 0.0
     items_per_s: Annotated[float, Meta(ge=0.0, le=1e12)] = 0.0  # All threads together
     runs_count: Count = 0
-    rss_bytes: Count = 0  # That the loaded model takes; 0: not known
+    rss_bytes: Count = 0  # That it takes, run by so many threads; 0: not known
     agreement: Share | None = None  # With fp32 on held-out items, as the hub measured it
     golden_error: Number | None = None
     code: Code | None = None  # Why it cannot be used here at all: "golden.mismatch", "worker.stuck"

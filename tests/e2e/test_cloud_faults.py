@@ -69,7 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("hub")
     state = folder / "hub"
     state.mkdir(mode=0o700)
-    settings = f'stop_s_max = 10.0\n[releases]\nobjects = "{folder / "objects"}"\n'
+    settings = f'stop_s_max = 5.0\nterm_s_max = 3.0\n[releases]\nobjects = "{folder / "objects"}"\n'
     with (
         small_disk(state / "training", size_bytes=DISK_BYTES) as runs,
         small_disk(folder / "objects", size_bytes=DISK_BYTES) as objects,

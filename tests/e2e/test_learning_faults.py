@@ -39,7 +39,7 @@ pytestmark = [
 ]
 DEVICES = 3
 RELAY = "127.0.0.2"
-DEADLINE_S = 6.0
+DEADLINE_S = 4.0
 LEASE_S = 20.0  # The least that there is
 METHOD = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05}
 LONG = {**METHOD, "epochs": 25}  # Long enough to be met while it trains

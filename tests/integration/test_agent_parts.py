@@ -435,6 +435,15 @@ def test_the_doctor_of_a_damaged_identity_stops_there(state: Path) -> None:
     assert "broker" not in found
 
 
+def test_the_doctor_does_not_wait_for_whole_windows(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        '[[pipelines]]\nname = "one"\nmodel = "m"\n[pipelines.source]\nkind = "host"\n'
+        'channels = ["memory_share"]\nrate_hz = 20\n[pipelines.source.window]\nsamples = 4000\n'
+    )
+    assert look(tmp_path, config)["source of one"].level is Level.GOOD
+
+
 @pytest.mark.slow
 def test_the_doctor_of_a_wrong_configuration_names_the_key(tmp_path: Path) -> None:
     config = tmp_path / "agent.toml"

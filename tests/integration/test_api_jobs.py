@@ -12,7 +12,7 @@ import pytest
 from cloud_hub.command_line.order_arguments import parse_setting
 from cloud_hub.command_line.parser import build_parser, parse, run
 from tests.support.api_client import ApiHub
-from tests.support.browser import open_browser
+from tests.support.browser import open_page
 from tests.support.learning_peer import LearningPeer
 
 pytestmark = pytest.mark.slow
@@ -236,7 +236,7 @@ def test_settings_are_values_of_toml() -> None:
 
 def test_a_job_s_page_changes_as_it_learns_and_fits_a_phone(story: Story, tmp_path: Path) -> None:
     job = story.start()
-    with open_browser(tmp_path / "profile") as page:
+    with open_page(tmp_path / "profile") as page:
         page.resize(*DESK)
         page.log_in(story.hub.url, story.hub.token, page=f"/jobs/{job}")
         page.wait("document.getElementById('live').dataset.state === 'live'")

@@ -1,8 +1,11 @@
 """`edge-agent bench`: a file, a folder of variants, a release that has settled here."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from edge_agent.command_line.bench_model import run_bench
 from edge_agent.command_line.bench_text import bench_as_json, print_bench
@@ -37,6 +40,28 @@ def test_files_are_timed_beside_each_other_in_workers(
     assert "chosen" in told
     assert summary.measured.reasons[0] in told
     assert bench_as_json(summary)["refusal"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores to run two at a time")
+def test_memory_is_told_of_the_runs_and_not_of_the_loaded_model_alone(tmp_path: Path) -> None:
+    """30 MiB an activation: two runs at the same time hold two of them."""
+    nodes = [
+        helper.make_node("ReduceMean", ["input"], ["one"], axes=[1, 2, 3]),
+        helper.make_node("Expand", ["one", "large"], ["wide"]),
+        helper.make_node("Sigmoid", ["wide"], ["wider"]),
+        helper.make_node("ReduceMean", ["wider"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    large = {"large": np.array([1, 3, 1600, 1600], np.int64)}
+    model, spec = tmp_path / "large.onnx", tmp_path / "spec.toml"
+    network = tiny.make(nodes, large, shape=(1, 1, 8, 8), outputs=[("logits", (1, 3))])
+    model.write_bytes(network.SerializeToString())
+    spec.write_text(tiny.SPEC)
+    summary = run_bench(model, spec, state=tmp_path)
+    rows = {row.way: row for row in summary.measured.rows}
+    most = max(threads for _, backend, threads in rows if backend == "onnxruntime")
+    one, many = rows["fp32", "onnxruntime", 1], rows["fp32", "onnxruntime", most]
+    assert many.rss_bytes - one.rss_bytes > 16 << 20
 
 
 @pytest.mark.slow

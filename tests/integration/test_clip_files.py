@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.sinks.opencv_clip_writer import ClipWriter, find_encoding
 from shared.errors import TransientError
-from tests.support.browser import open_browser
+from tests.support.browser import open_page
 from tests.support.drawn_videos import probe
 
 FRAMES = 15
@@ -53,7 +53,7 @@ def test_a_browser_plays_a_clip(tmp_path: Path) -> None:
     assert b"webm" in data[:64]
     page_path = tmp_path / "page.html"
     page_path.write_text(PAGE.format(base64.b64encode(data).decode()))
-    with open_browser(tmp_path / "profile") as page:
+    with open_page(tmp_path / "profile") as page:
         page.open(page_path.as_uri())
         seconds, width, height, gray = page.wait(PLAYED)
     assert seconds == pytest.approx(FRAMES / 5, abs=0.05)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud_hub.sql_database import Database
@@ -173,11 +174,12 @@ def test_a_job_is_stopped_and_what_there_was_is_kept(bench: CloudBench) -> None:
 
 
 def test_a_deaf_trainer_is_killed_when_its_time_is_over(bench: CloudBench) -> None:
+    bench.cloud = bench.new_service(msgspec.structs.replace(SETTINGS, term_s_max=2.0))
     bench.play(all=Play(wait_at=2, is_deaf=True))
     job = bench.submit(timeout_s=5.0)
     bench.until_at(job, 1)
     (pid,) = bench.starts(job)
-    # SIGTERM is ignored; ten seconds later SIGKILL is not.
+    # SIGTERM is ignored; two seconds later SIGKILL is not.
     done = bench.finish(job, seconds_max=30.0)
     assert (done.outcome, done.code) == (Outcome.FAILED, "run.timeout")
     assert not Path(f"/proc/{pid}").exists()

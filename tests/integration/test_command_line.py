@@ -167,6 +167,8 @@ def test_a_model_is_added_listed_shown_and_named(terminal: Terminal, tmp_path: P
     assert terminal.run(*words, "--metric", "accuracy=0.98", "--notes", "third") == 0
     assert "Published digits version 3" in terminal.out
     assert "accuracy=0.98" in terminal.out
+    assert terminal.run(*words, "--metric", "accuracy=0.98", "--notes", "third") == 0
+    assert "The same was published before: digits version 3." in terminal.out
     assert "cloud-hub rollouts start --model digits --version 3" in terminal.out
     assert terminal.run("models", "channel", "digits", "stable", "3") == 0
     assert terminal.run("models", "list") == 0

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,7 +11,7 @@ from cloud_hub.rollouts.rollout import RolloutState
 from shared.ids import RolloutId, new_session_id
 from shared.wire.records import StageTimes
 from tests.support.api_client import MODEL, ApiHub
-from tests.support.browser import Page, open_browser
+from tests.support.browser import Browser, Page, open_browser
 from tests.support.enrolled import birth
 from tests.support.fleet_simulator import Behaviour
 from tests.support.record_bodies import (
@@ -24,11 +23,22 @@ from tests.support.record_bodies import (
 
 pytestmark = pytest.mark.slow
 PHONE, DESK = (390, 844), (1280, 900)
+PIPELINE = """[[pipelines]]
+name = "{}"
+model = "people"
+source = {{kind = "stream", url = "rtsp://10.0.0.7/1"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with open_browser(tmp_path / "profile") as opened:
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.open_page() as opened:
         opened.resize(*DESK)
         yield opened
         assert opened.surprises == []
@@ -221,6 +231,9 @@ def test_a_device_is_enrolled_managed_and_revoked(api_hub: ApiHub, page: Page) -
     page.fill("input[name=groups]", "canary, berlin")
     page.submit("form[action$='/groups'] button")
     assert api_hub.services.devices.get(device).groups == ("berlin", "canary")
+    page.fill("textarea[name=settings]", "".join(PIPELINE.format(name) for name in ("a", "b")))
+    page.submit("form[action$='/pipelines'] button")
+    assert [one.name for one in api_hub.services.rollouts.pipelines.list(device)] == ["a", "b"]
     page.run("document.querySelector('form[action$=\"/revoke\"] button').click()")
     page.submit("form[action$='/revoke'] button:not([type=button])")
     assert "revoked" in page.text("#device-head")

@@ -15,7 +15,7 @@ from cloud_hub.training.cloud.cloud_job import CloudJobId
 from cloud_hub.training.cloud.order import Choice, Pruner, Sampler, SearchOrder
 from cloud_hub.training.order import JobOrder
 from tests.support.api_client import ApiHub, open_api_hub
-from tests.support.browser import Page, open_browser
+from tests.support.browser import Browser, Page, open_browser
 from tests.support.cloud_bench import CloudBench
 from tests.support.digits_hub import GROUP, DigitsHub, training
 from tests.support.learning_bench import MODEL as TONES
@@ -37,9 +37,15 @@ LOADED = "[...document.images].every((one) => one.complete && one.naturalWidth >
 EAGER = "document.querySelectorAll('img').forEach((one) => { one.loading = 'eager'; })"
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with open_browser(tmp_path / "profile") as opened:
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.open_page() as opened:
         opened.resize(*DESK)
         yield opened
         assert opened.surprises == []

@@ -18,7 +18,7 @@ from cloud_hub.datasets.manifest import Manifest
 from cloud_hub.datasets.readers.options import ReaderOptions
 from cloud_hub.datasets.splits import SplitBy
 from tests.support.api_client import ApiHub
-from tests.support.browser import Page, open_browser
+from tests.support.browser import Browser, Page, open_browser
 from tests.support.shape_sources import picture, write_pictures, write_windows, zipped
 
 pytestmark = pytest.mark.slow
@@ -30,9 +30,15 @@ KEPT = "document.getElementById('label').dataset.kept === 'kept'"
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27}
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with open_browser(tmp_path / "profile") as opened:
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.open_page() as opened:
         opened.resize(*DESK)
         yield opened
         assert opened.surprises == []

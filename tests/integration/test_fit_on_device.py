@@ -268,6 +268,31 @@ def test_where_it_does_not_hold_every_variant_is_measured_and_it_is_said_why(
     assert len(sent) == len(set(device.peer.indexes_of("int8.onnx"))), "it is not fetched twice"
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"backend": "openvino"}, "chose openvino, which is not here"),
+        ({"threads": 4}, "chose 4 threads, which are not set here"),
+    ],
+)
+def test_what_others_chose_and_this_device_has_not_is_measured_with_every_variant(
+    tmp_path: Path, hub: ReleaseService, change: dict[str, object], told: str
+) -> None:
+    """With the hinted variant alone there is no fp32 that it had to be faster than."""
+    device = Device(tmp_path / "device", hub, SLOW_INT8)
+    release = hinted(publish_variants(hub, version=1), 9.5)
+    assert release.fit_hint is not UNSET
+    hint = msgspec.structs.replace(release.fit_hint, **change)
+    bench = device.live()
+    bench.target(msgspec.structs.replace(release, fit_hint=hint), revision=1)
+    bench.settle()
+    fit = fit_of(bench)
+    assert (bench.model.precision, fit.standing, len(fit.rows)) == ("fp32", "measured-anew", 2)
+    assert fit.choice is not None
+    assert fit.choice.threads == 1
+    assert told in fit.why
+
+
 def test_a_tampered_choice_is_as_good_as_none(tmp_path: Path, hub: ReleaseService) -> None:
     device = Device(tmp_path / "device", hub)
     bench = device.live()
@@ -376,22 +401,27 @@ def test_limits_that_nothing_keeps_leave_what_serves_and_say_so(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (TRUER, "99.5% are needed"),
+        # A table of one row cannot say what it gains.
+        (PipelineLimits(speedup_min=3.0), "3 times fp32 is needed"),
+    ],
+)
 def test_a_choice_that_was_only_confirmed_is_measured_when_the_limits_forbid_it(
-    tmp_path: Path, hub: ReleaseService
+    tmp_path: Path, hub: ReleaseService, limits: PipelineLimits, why: str
 ) -> None:
     device = Device(tmp_path / "device", hub)
     bench = device.live()
     bench.target(hinted(publish_variants(hub, version=1), 4.0), revision=1)
     bench.settle()
     assert (bench.model.precision, len(fit_of(bench).rows)) == ("int8", 1)
-    device.limits = PipelineLimits(speedup_min=3.0)
-    bench.settle()
-    assert bench.model.precision == "int8", "a table of one row cannot say what it gains"
-    device.limits = TRUER
+    device.limits = limits
     bench.settle()
     fit = fit_of(bench)
     assert (bench.model.precision, fit.standing) == ("fp32", "measured-anew")
-    assert "99.5% are needed" in fit.why
+    assert why in fit.why
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Preprocessing folded into the graph: what a device would compute, computed from raw frames."""
 
+import tracemalloc
+import weakref
 from pathlib import Path
 
 import cv2
@@ -125,6 +127,28 @@ def test_a_folded_model_computes_from_frames_what_the_other_does_from_tensors(
         np.testing.assert_allclose(got, wanted, rtol=loose, atol=loose)
 
 
+@pytest.mark.parametrize("is_within", [False, True])
+def test_an_input_called_frame_or_taken_within_a_branch_is_folded(*, is_within: bool) -> None:
+    image = IMAGES[3]
+    spec = spec_of(image)
+    model = onnx.load_from_string(network(spec, pads=1))
+    if is_within:
+        branch = onnx.GraphProto(name="branch")
+        branch.node.extend(model.graph.node)
+        branch.output.extend(model.graph.output)
+        switch = helper.make_node("If", ["yes"], ["score"], then_branch=branch, else_branch=branch)
+        del model.graph.node[:]
+        model.graph.node.append(switch)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    else:
+        model.graph.node[0].input[0] = model.graph.input[0].name = "frame"
+    data = model.SerializeToString()
+    run, plain = open_run(fold(data, spec))[0], open_run(data)[0]
+    for frame in frames():
+        (got,), (wanted,) = run(frame[None]), plain(to_tensor(frame, spec))
+        np.testing.assert_allclose(got, wanted, rtol=1e-4)
+
+
 def test_scale_colour_and_mean_go_into_the_weights_where_nothing_is_padded() -> None:
     spec = spec_of(IMAGES[3])
 
@@ -219,6 +243,42 @@ def test_real_detectors_take_frames_and_their_int8_forms_read_bytes(
     added = {node.op_type for node in small.graph.node if node.name.startswith(PREFIX)}
     assert added == {"Transpose", "DequantizeLinear"}  # Bytes are the quantized tensor
     assert quantize_dynamic(folded)
+
+
+def test_ranges_by_percentile_are_found_of_as_many_items_as_may_be_held() -> None:
+    """A detector of 640 x 640 has 245 MB of activations an item: 32 of them ate all memory."""
+    spec = spec_of(ImageInput(width=128, height=128))
+    data = network(spec, pads=1)
+    items = np.stack([to_tensor(frame, spec)[0] for frame in frames(32, width=128, height=128)])
+
+    def peak_bytes(held_bytes: int) -> int:
+        tracemalloc.start()
+        quantize_static(data, items, method=Calibration.PERCENTILE, range_bytes_max=held_bytes)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    # Two activations of (4, 128, 128) floats: half a megabyte an item.
+    assert peak_bytes(1 << 20) + (4 << 20) < peak_bytes(1 << 30)
+
+
+def test_a_calibration_that_fails_lets_go_of_its_memory(tmp_path: Path) -> None:
+    class Held:
+        """What a method had in memory."""
+
+    held: list[weakref.ref[Held]] = []
+
+    def agreement(_form: bytes) -> float:
+        assert not any(one() for one in held)
+        ours = Held()
+        held.append(weakref.ref(ours))
+        raise RefusedError("quantizer.failed", "It cannot be run.")
+
+    spec = spec_of(IMAGES[0])
+    items = np.stack([to_tensor(frame, spec)[0] for frame in frames(16)])
+    with pytest.raises(RefusedError):
+        calibrate(network(spec, pads=1), items, agreement, tmp_path, agreement_enough=0.99)
+    assert len(held) == 3
 
 
 @pytest.mark.slow

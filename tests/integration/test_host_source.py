@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_agent.sources.procfs_source import HostReadings, HostSource
+from shared.errors import TransientError
 from shared.pipeline.sources import HostChannel, HostSettings, WindowSettings
 from tests.support.manual_clock import ManualClock
 
@@ -74,6 +75,30 @@ def test_what_cannot_be_read_is_a_missing_value(tmp_path: Path, text: str) -> No
     clock.advance(1.0)
     values = {name: value for name, value in readings.read().items() if not math.isnan(value)}
     assert all(value == 0.0 for value in values.values())
+
+
+def test_a_channel_that_the_machine_does_not_have_is_named_when_it_is_opened(
+    tmp_path: Path,
+) -> None:
+    write_machine(tmp_path, busy=1, received=1, sectors=1)
+    (tmp_path / "sys/class/thermal/thermal_zone0/temp").unlink()
+    places = {"proc": tmp_path / "proc", "sys": tmp_path / "sys"}
+
+    def opened(*channels: HostChannel) -> HostSource:
+        settings = HostSettings(channels=channels, window=WindowSettings(samples=1))
+        source = HostSource(settings, ManualClock(), **places)
+        source.open()
+        return source
+
+    with pytest.raises(TransientError) as caught:
+        opened(C.CPU_SHARE, C.TEMPERATURE_C)
+    assert "temperature_c" in caught.value.message
+    assert "cpu_share" not in caught.value.message
+    first = opened(C.CPU_SHARE, C.NETWORK_IN_BYTES_S, C.DISK_READ_BYTES_S).read(NEVER)
+    assert first is not None  # With rates since it was opened
+    (tmp_path / "proc/stat").write_text("")
+    with pytest.raises(TransientError):
+        opened(C.CPU_SHARE)
 
 
 def test_this_machine_as_windows_at_a_rate() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from edge_agent.sinks.live_settings import LiveSettings
 from edge_agent.sinks.opencv_viewing import ViewedFrames
 from shared.clock import SystemClock
 from shared.errors import RefusedError
-from tests.support.browser import open_browser
+from tests.support.browser import open_page
 from tests.support.sink_results import boxes, decided, frame, scored
 from tests.support.waiting import wait_until
 
@@ -75,8 +76,10 @@ def view() -> Iterator[View]:
 class Playing:
     """Gives a feed frames until it is closed."""
 
-    def __init__(self, feed: ViewedFrames, *, height: int = 240, width: int = 320) -> None:
-        self._feed, self._stop = feed, threading.Event()
+    def __init__(
+        self, feed: ViewedFrames, *, height: int = 240, width: int = 320, gray: int | None = None
+    ) -> None:
+        self._feed, self._stop, self._gray = feed, threading.Event(), gray
         self._size = height, width
         self.longest_s = 0.0
         self._thread = threading.Thread(target=self._play)
@@ -85,7 +88,7 @@ class Playing:
         noise = np.random.default_rng(1).integers(0, 256, (*self._size, 3), np.uint8)
         while not self._stop.wait(0.01):
             item = frame(height=self._size[0], width=self._size[1])
-            item.pixels[:] = noise
+            item.pixels[:] = noise if self._gray is None else self._gray
             began_s = time.monotonic()
             self._feed(decided(boxes("car")), item)
             self.longest_s = max(self.longest_s, time.monotonic() - began_s)
@@ -205,6 +208,36 @@ def test_a_viewer_that_takes_nothing_is_let_go_and_the_pipeline_never_waits(view
 
 
 @pytest.mark.slow
+def test_a_stream_goes_on_when_the_pipelines_settings_change(view: View) -> None:
+    feeds, settings = LiveFeeds(), LiveSettings(port=0, fps_max=30.0)
+    first, second = (
+        ViewedFrames(settings, feeds, pipeline="gate", clock=SystemClock()) for _ in range(2)
+    )
+    server = LiveServer(settings, feeds, token=TOKEN)
+    server.start()
+    first.start()
+    with View(server, first, view.pump).watch() as viewer, viewer.makefile("rb") as stream:
+        with Playing(first, gray=40):
+            wait_until(lambda: brightness_of(stream) < 60)
+        first.close()  # As a pipeline does that goes on with other sinks
+        second.start()
+        with Playing(second, gray=200):
+            wait_until(lambda: brightness_of(stream) > 180)
+    server.stop()
+
+
+def brightness_of(stream: BinaryIO) -> float:
+    """Of the next picture of a stream."""
+    while not (line := stream.readline()).startswith(b"Content-Length"):
+        assert line, "the stream has ended"
+    stream.readline()
+    data = stream.read(int(line.partition(b":")[2]))
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    return float(np.median(picture))
+
+
+@pytest.mark.slow
 def test_stopping_ends_the_streams(view: View) -> None:
     with Playing(view.gate):
         stream = view.watch()
@@ -240,7 +273,7 @@ def test_the_token_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_person_sees_boxes_and_decisions_in_a_browser(view: View, tmp_path: Path) -> None:
     view.gate(decided(boxes("car")), frame())
-    with Playing(view.gate, height=480, width=640), open_browser(tmp_path / "profile") as page:
+    with Playing(view.gate, height=480, width=640), open_page(tmp_path / "profile") as page:
         page.resize(1200, 700)
         page.expected.append("401")
         page.open(view.server.url)

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from edge_agent.sinks.http_webhook import WebhookSink
+from edge_agent.sinks.opening import SinkSet, open_sinks
 from shared.clock import Clock, SystemClock
+from shared.pipeline.pipeline import PipelineSettings
 from shared.pipeline.sinks import WebhookSinkSettings, Which
+from shared.pipeline.sources import CameraSettings
 from tests.support.http_streams import free_port
 from tests.support.manual_clock import ManualClock
 from tests.support.pki import Pki
@@ -16,6 +19,12 @@ from tests.support.waiting import wait_until
 from tests.support.webhook_receiver import receive
 
 SECRET = "sesame-" * 4
+
+
+def open_sinks_of(settings: PipelineSettings) -> SinkSet:
+    return open_sinks(
+        settings, device="dev-1", clock=SystemClock(), hub_sink=lambda _: lambda _: None
+    )
 
 
 def sink_for(url: str, clock: Clock | None = None, **options: object) -> WebhookSink:
@@ -116,6 +125,41 @@ def test_a_receiver_that_is_away_costs_the_oldest_and_then_hears_the_rest() -> N
 
 
 @pytest.mark.slow
+def test_what_waits_for_a_receiver_outlives_a_change_of_the_pipelines_settings() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/hook"
+    settings = PipelineSettings(
+        name="gate",
+        model="cars",
+        source=CameraSettings(),
+        sinks=(WebhookSinkSettings(url=url, which=Which.ALL),),
+    )
+    first, second = (open_sinks_of(settings) for _ in range(2))
+    first.start()
+    for i in range(3):
+        first.sinks[0](decided(boxes("car"), i))
+    wait_until(lambda: first.standings()[0].standing)
+    second.sinks[0](decided(boxes("car"), 3))
+    second.take_over(first)
+    first.close()
+    assert first.standings()[0].lost_count == 0
+    with receive(port) as receiver:
+        second.start()
+        wait_until(lambda: len(receiver.taken) == 4)
+        second.close()
+    assert receiver.taken == [0, 1, 2, 3]
+
+
+def test_what_waits_for_one_receiver_never_goes_to_another() -> None:
+    one, other = (sink_for(f"http://127.0.0.1:{port}/hook") for port in (1, 2))
+    one(decided(boxes("car"), 0))
+    other.take_over(one)
+    one.close()
+    other.close()
+    assert (one.lost_count, other.lost_count) == (1, 0)
+
+
+@pytest.mark.slow
 def test_a_receiver_that_says_nothing_holds_nobody_for_long() -> None:
     with receive() as receiver:
         receiver.is_silent = True
@@ -125,6 +169,34 @@ def test_a_receiver_that_says_nothing_holds_nobody_for_long() -> None:
         wait_until(lambda: "timed out" in sink.standing)
         sink.close()
     assert sink.lost_count == 1  # What was left when it closed
+
+
+def test_a_connection_that_was_closed_while_it_waited_is_no_trouble(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with receive() as receiver:
+        receiver.is_closing = True
+        sink = sink_for(receiver.url)
+        sink.start()
+        for i in range(3):
+            sink(decided(boxes("car"), i))
+            wait_until(lambda i=i: receiver.closed_count == i + 1)  # type: ignore[misc]
+        sink.close()
+    assert receiver.taken == [0, 1, 2]
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.slow
+def test_an_answer_that_never_ends_is_cut_off() -> None:
+    with receive() as receiver:
+        receiver.is_talking, receiver.answers = True, [(200, {})] * 3
+        sink = sink_for(receiver.url, timeout_s=0.2)
+        sink.start()
+        for i in range(3):
+            sink(decided(boxes("car"), i))
+        wait_until(lambda: len(receiver.taken) == 3)
+        sink.close()
+    assert (sink.lost_count, sink.standing) == (0, "")
 
 
 @pytest.mark.slow

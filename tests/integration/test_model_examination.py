@@ -1,7 +1,10 @@
 """Real files through inspection, evaluation and the examining process: good and bad ones."""
 
+import os
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,15 +15,16 @@ from cloud_hub.candidates import gate
 from cloud_hub.candidates.candidate import Verdict
 from cloud_hub.candidates.examination import Examination
 from cloud_hub.candidates.gate import GateSettings
-from cloud_hub.candidates.onnx_evaluation import draw_inputs, evaluate
+from cloud_hub.candidates.onnx_evaluation import draw_inputs, evaluate, open_run
 from cloud_hub.candidates.onnx_inspection import inspect_model
 from cloud_hub.candidates.onnx_quantizer import quantize_static
 from cloud_hub.candidates.process_examiner import Examined, examine
-from shared.errors import RefusedError
+from shared.errors import RefusedError, TransientError
 from shared.model.spec import ModelSpec, parse_spec
 from shared.release.golden import GoldenSet, decode_golden, encode_golden
 from tests.support import tiny_models as tiny
 from tests.support.requirements import require_data
+from tests.support.small_disk import small_disk
 
 SPEC = parse_spec(tiny.SPEC.encode())
 SETTINGS = GateSettings()
@@ -88,7 +92,8 @@ def test_texts_and_paths_are_stripped_wherever_they_hide() -> None:
     model = tiny.classifier()
     model.doc_string = model.producer_name = model.producer_version = "/home/anna/train.py"
     model.metadata_props.add(key="source", value="/home/anna/model.py")
-    model.graph.doc_string = "/home/anna"
+    model.graph.doc_string = model.graph.name = "/home/anna"
+    model.training_info.add().algorithm.name = "/home/anna"
     for part in (*model.graph.node, *model.graph.initializer, *model.graph.input):
         part.doc_string = "/home/anna"
         part.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/anna/x.py")
@@ -109,6 +114,34 @@ def test_initializers_leave_the_inputs() -> None:
     inspection = inspect_model(model.SerializeToString(), opset_min=13)
     assert inspection.facts.initializer_inputs_removed == 2
     assert len(onnx.load_from_string(inspection.model_bytes).graph.input) == 1
+
+
+def test_nodes_that_converters_left_out_of_order_are_put_in_order() -> None:
+    """As onnxconverter-common's float16 leaves them: onnxruntime takes it, the checker does not."""
+    model = tiny.convolutional()
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    assert codes(model) == []
+    ordered = inspect_model(tiny.convolutional().SerializeToString(), opset_min=13)
+    assert [node.op_type for node in onnx.load_from_string(ordered.model_bytes).graph.node] == [
+        node.op_type for node in nodes
+    ]
+
+
+def test_nodes_in_a_circle_are_named_by_the_checker() -> None:
+    model = tiny.classifier()
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+    assert "gate.checker" in codes(model)
+
+
+def test_a_batch_axis_of_minus_one_is_an_open_one() -> None:
+    model = tiny.classifier()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    assert codes(model) == []
+    published = inspect_model(model.SerializeToString(), opset_min=13)
+    assert published.facts.inputs[0].shape[0] is None
 
 
 def test_an_old_operator_set_is_raised_and_proved_to_compute_the_same() -> None:
@@ -244,6 +277,33 @@ def test_static_quantization_is_recognized_close_and_smaller() -> None:
             assert np.abs(numpy_helper.to_array(tensor)).max() <= 64
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_scores_that_share_a_tensor_with_boxes_outlive_quantization(*, is_named: bool) -> None:
+    """As YOLOv8's head has it: boxes to 640 and scores below 1, by one scale all scores were 0."""
+    random = np.random.default_rng(3)
+    weights = {
+        "w": random.standard_normal((6, 1, 1, 1)).astype(np.float32),
+        "side": np.array(640.0, np.float32),
+        "parts": np.array([4, 2], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["raw"]),
+        helper.make_node("Split", ["raw", "parts"], ["b", "s"], axis=1),
+        helper.make_node("Mul", ["b", "side"], ["boxes"]),
+        helper.make_node("Sigmoid", ["s"], ["scores"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["out"], axis=1),
+    ]
+    model = tiny.make(nodes, weights, shape=(1, 1, 8, 8), outputs=[("out", (1, 6, 8, 8))])
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node {index}" if is_named else ""
+    data = model.SerializeToString()
+    (run, _), (small, _) = open_run(data), open_run(quantize_static(data, tiny.images(32)))
+    for image in tiny.images(8):
+        (wanted,), (got,) = run(image[None]), small(image[None])
+        assert np.abs(got[:, 4:] - wanted[:, 4:]).max() < 0.02
+        assert np.abs(got[:, :4] - wanted[:, :4]).max() < 0.02 * 640
+
+
 def test_what_cannot_be_quantized_says_so() -> None:
     model = tiny.classifier()
     two_inputs(model)
@@ -303,6 +363,26 @@ def test_a_model_that_takes_more_memory_than_it_may_dies_alone() -> None:
     verdict, _ = in_a_process(model.SerializeToString(), settings=settings)
     assert not verdict.is_passed
     assert verdict.reasons[0].code in ("gate.run", "gate.crashed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free_bytes", [0, 16 << 10])
+def test_a_full_disk_is_not_the_models_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int
+) -> None:
+    """Full before the examining process starts, and while it writes."""
+    model = tiny.classifier()
+    with small_disk(tmp_path / "disk", size_bytes=1 << 20) as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+        disk.fill()
+        if free_bytes:
+            os.truncate(disk.folder / "filler", (1 << 20) - free_bytes)
+        with pytest.raises(TransientError) as raised:
+            in_a_process(model.SerializeToString())
+        assert raised.value.code == "disk.write_failed"
+        disk.empty()
+        assert not list(disk.folder.iterdir())
+        assert in_a_process(model.SerializeToString())[0].is_passed
 
 
 @pytest.mark.slow

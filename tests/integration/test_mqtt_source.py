@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from shared.pipeline.sources import (
     BatchSettings,
     MqttSettings,
     MqttTextSettings,
+    ResampleSettings,
     WindowSettings,
 )
 from tests.support.manual_clock import ManualClock
@@ -175,6 +177,22 @@ def test_a_queue_that_runs_over_starts_a_new_window(broker: LocalBroker, sensor:
 
 
 @pytest.mark.slow
+def test_a_queue_that_runs_over_again_and_again_is_logged_once_a_minute(
+    broker: LocalBroker, sensor: Sensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    source = source_for(broker.port, clock, silent_s_max=0.0)
+    open_and_subscribe(source, sensor)
+    for pause_s, told in ((0.0, 1), (1.0, 1), (60.0, 2)):
+        clock.advance(pause_s)
+        sensor.send_many([b'{"value": 1}'] * (MESSAGES_MAX + 10))
+        wait_until(lambda: source.subscription.is_run_over)
+        assert source.read(stopped_in(0.1)) is None
+        assert [r.getMessage() for r in caplog.records].count("source.run_over") == told
+    source.close()
+
+
+@pytest.mark.slow
 def test_the_capture_loop_survives_a_killed_broker(broker: LocalBroker, sensor: Sensor) -> None:
     source = source_for(broker.port)
     mailbox = mailbox_for(source, SystemClock())
@@ -277,6 +295,48 @@ def test_a_silent_sensor_is_a_lost_source(broker: LocalBroker) -> None:
     with pytest.raises(TransientError, match="No message on"):
         source.read(NEVER)
     source.close()
+
+
+@pytest.mark.slow
+def test_a_subscription_that_is_refused_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        broker = threading.Thread(target=refuse_subscription, args=(listener,))
+        broker.start()
+        source = source_for(listener.getsockname()[1])
+        source.open()
+        with pytest.raises(TransientError, match="refuses the subscription"):
+            source.read(NEVER)
+        source.close()
+        broker.join(10)
+
+
+def refuse_subscription(listener: socket.socket) -> None:
+    """Play a broker whose rules let nobody listen (MQTT 3.1.1, 3.2 and 3.9)."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1024)
+        connection.sendall(b"\x20\x02\x00\x00")  # CONNACK: accepted
+        packet = connection.recv(1024)
+        connection.sendall(b"\x90\x03" + packet[2:4] + b"\x80")  # SUBACK: failure
+        while connection.recv(1024):
+            pass
+
+
+@pytest.mark.slow
+def test_a_small_message_of_very_many_rows_takes_no_memory(
+    broker: LocalBroker, sensor: Sensor
+) -> None:
+    source = source_for(broker.port, resample=ResampleSettings(rate_hz=1000.0, gap_s_max=10.0))
+    open_and_subscribe(source, sensor)
+    hour = {"values": [0.0] * 360, "time": 1e9, "interval_s": 10.0}  # 3.6 million rows
+    tracemalloc.start()
+    try:
+        sensor.send(json.dumps(hour).encode())
+        assert read(source).samples.shape == (4, 1)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+        source.close()
 
 
 def test_a_password_file_that_is_not_there_is_wrong_settings() -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from edge_agent.sinks.opencv_clips import ClipSink
-from edge_agent.sinks.opencv_drawing import MASK_BGR, PLACE_BGR, RED_BGR, draw_outcome
+from edge_agent.sinks.opencv_drawing import (
+    MASK_BGR,
+    PLACE_BGR,
+    RED_BGR,
+    draw_outcome,
+    encode_jpeg,
+)
 from edge_agent.sinks.opencv_snapshots import QUEUE_MAX, SnapshotSink
 from edge_agent.sinks.overlay import Overlay, overlay_of
 from shared.pipeline.pipeline import PipelineSettings
@@ -71,6 +77,13 @@ def test_masks_are_painted_over_with_and_without_an_outcome() -> None:
 @pytest.mark.parametrize(("side_max", "shape"), [(0, (480, 640, 3)), (320, (240, 320, 3))])
 def test_large_frames_are_made_smaller(side_max: int, shape: tuple[int, ...]) -> None:
     assert draw_outcome(frame(height=480, width=640).pixels, None, side_max=side_max).shape == shape
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (8192, 17), (1, 2160), (66_000, 2)])
+def test_a_frame_of_any_shape_becomes_a_picture(width: int, height: int) -> None:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    picture = draw_outcome(pixels, boxes("scratch"), overlay=PLACES)
+    assert encode_jpeg(picture, quality=80)
 
 
 def test_the_overlay_is_what_the_settings_say() -> None:

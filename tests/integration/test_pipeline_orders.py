@@ -140,3 +140,53 @@ def test_a_revoked_device_is_ordered_nothing(empty_hub: ApiHub) -> None:
     empty_hub.clock.advance(60.0)
     answer = order(empty_hub.client(), device.device_id)
     assert answer.json()["code"] == "pipeline.not_active"
+
+
+GATE = """
+[[pipelines]]
+name = "gate"
+model = "people"
+source = {kind = "stream", url = "rtsp://10.0.0.7/1"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (GATE, "two pipelines of the name gate"),
+        (
+            GATE.replace('"gate"', '"yard"').replace("url", "urll"),
+            "The pipeline yard is not valid: Object contains unknown field `urll`",
+        ),
+        (GATE.replace('"gate"', '"yard"').replace("url", "urll"), "did you mean `url`?"),
+    ],
+)
+def test_a_file_with_one_wrong_pipeline_orders_none(
+    empty_hub: ApiHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: str,
+    said: str,
+) -> None:
+    (device,) = empty_hub.enrol(1)
+    file = tmp_path / "both.toml"
+    file.write_text(GATE + more)
+    with empty_hub.serve():
+        typed = type_here(empty_hub, "pipelines", "set", file, "--device", device.device_id)
+    assert typed.code == 3
+    assert said in capsys.readouterr().err
+    empty_hub.step()
+    assert not device.targets
+
+
+def test_what_only_the_owner_says_and_a_model_without_releases_are_told(
+    empty_hub: ApiHub, tmp_path: Path
+) -> None:
+    (device,) = empty_hub.enrol(1)
+    file = tmp_path / "agent.toml"
+    file.write_text(GATE + "[live]\n[metrics]\n")
+    with empty_hub.serve():
+        typed = type_here(empty_hub, "pipelines", "set", file, "--device", device.device_id)
+    assert typed.code == 0
+    assert "[live], [metrics]" in typed.out
+    assert "There is no release of the model people" in typed.out

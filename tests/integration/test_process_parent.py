@@ -61,6 +61,8 @@ def test_what_runs_to_its_end_ends_with_a_killed_hub(tmp_path: Path) -> None:
     wait_until((tmp_path / "pid").exists)
     child = psutil.Process(int((tmp_path / "pid").read_text()))
     assert child.ppid() == parent.pid
+    # What it puts into temporary files goes with the folder: a killed process tidies up nothing.
+    assert child.environ()["TMPDIR"] == str(tmp_path)
     kill(parent)
     wait_until(lambda: not child.is_running(), seconds_max=END_S_MAX)
 

@@ -73,6 +73,17 @@ def test_a_looped_folder_goes_on_counting(tmp_path: Path) -> None:
     assert [frame.sequence for frame in found] == [0, 1, 2, 3, 4]
 
 
+def test_a_folder_that_is_opened_again_halfway_goes_on_counting(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "p", [10, 20, 30])
+    source = opened(FolderSettings(path=str(folder), fps=2.0), ManualClock())
+    before = frames_of(source, 2)
+    source.open()
+    found = [*before, *frames_of(source)]
+    assert [brightness(frame.pixels) for frame in found] == [10, 20, 10, 20, 30]
+    assert [frame.sequence for frame in found] == [0, 1, 2, 3, 4]
+    assert [own_time_s(frame) for frame in found] == [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
 def test_a_broken_picture_leaves_a_gap_in_the_numbers(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "p", [10, 20, 30])
     (folder / "001.png").write_bytes(b"\x89PNG broken")
@@ -252,6 +263,16 @@ def test_missing_cells_are_held_and_short_rows_are_missing(tmp_path: Path) -> No
     settings = make_csv(tmp_path, "t,x\n0,1\n1,\n2,nan\n3\n4,5\n", window=WindowSettings(samples=5))
     (found,) = windows_of(opened(settings))
     assert found.samples[:, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 5.0]
+
+
+@pytest.mark.parametrize("resample", [None, ResampleSettings(rate_hz=1.0)])
+def test_a_number_beyond_what_models_take_is_missing_without_a_word(
+    tmp_path: Path, resample: ResampleSettings | None
+) -> None:
+    text = "t,x\n0,1\n1,1e308\n2,3\n3,4\n"
+    source = opened(make_csv(tmp_path, text, time_column="t", resample=resample))
+    found = [window.samples.ravel().tolist() for window in windows_of(source)]
+    assert found[:2] == [[1.0, 1.0], [1.0, 3.0]]
 
 
 def test_a_looped_csv_file_has_no_window_over_the_seam(tmp_path: Path) -> None:

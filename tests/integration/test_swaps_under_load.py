@@ -17,7 +17,7 @@ from tests.support.video_agent import VideoAgent, add_detector
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
-FRAMES_BETWEEN = 60
+FRAMES_BETWEEN = 30
 PAUSE_MS_MAX = 500.0  # Measured on a quiet machine: 10 to 40 ms
 TWO_SINKS = """
 [[pipelines.sinks]]

@@ -225,6 +225,38 @@ def test_one_file_alone_starts_over(tmp_path: Path) -> None:
     assert lines_of(path)[-1] == 99
 
 
+def test_a_file_that_another_moved_or_removed_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    busy, quiet = (
+        FileSink(FileSinkSettings(path=str(path), bytes_max=4096, files_max=2)) for _ in range(2)
+    )
+    quiet(digit(1000))
+    for item in range(100):
+        busy(digit(item))
+    quiet(digit(1001))
+    assert lines_of(path)[-1] == 1001
+    assert all(p.stat().st_size <= 4096 for p in tmp_path.iterdir())
+    path.unlink()  # Somebody makes room
+    quiet(digit(1002))
+    busy(digit(100))
+    assert lines_of(path) == [1002, 100]
+    for sink in (busy, quiet):
+        sink.close()
+    assert busy.lost_count == quiet.lost_count == 0
+
+
+def test_what_is_no_file_is_written_to_and_never_moved_away(tmp_path: Path) -> None:
+    path = tmp_path / "stdout"  # As /dev/stdout is, where somebody reads a container's output
+    path.symlink_to("/dev/null")
+    sink = FileSink(FileSinkSettings(path=str(path), bytes_max=4096))
+    for item in range(100):
+        sink(digit(item))
+    sink.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["stdout"]
+    assert path.is_symlink()
+    assert sink.lost_count == 0
+
+
 def test_a_place_that_cannot_be_written_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
+from edge_agent.__main__ import main
 from edge_agent.command_line.try_live import TryLive
 from edge_agent.command_line.try_model import guess_source, run_try
 from edge_agent.command_line.try_summary import TrySummary, summary_as_json, summary_as_text
 from shared.clock import SystemClock
 from shared.errors import ContractError, RefusedError
+from shared.exit_codes import NOT_REACHED
 from shared.model.spec import Decoder, ModelSpec, OutputSpec, Task, TextInput
 from shared.pipeline.sources import (
     CameraSettings,
@@ -131,6 +133,15 @@ def test_a_sensor_file_is_scored(tmp_path: Path) -> None:
     assert summary.snapshot == ""
 
 
+def test_a_column_of_numbers_that_are_times_is_not_taken_for_readings(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Time,x,y\n" + "7,1,2\n" * 8)
+    model = write_zero_model(tmp_path / "m.onnx", samples=8)
+    spec = write_spec(tmp_path / "s.toml", echo_spec(8))
+    assert run_try(model, spec, str(tmp_path / "a.csv")).source.endswith("a.csv (x)")
+    (tmp_path / "a.csv").write_text("time\n" + "7\n" * 8)
+    assert run_try(model, spec, str(tmp_path / "a.csv")).source.endswith("a.csv (time)")
+
+
 def test_failed_items_are_counted_and_the_first_is_told(tmp_path: Path) -> None:
     write_coloured_pictures(tmp_path / "p", count=3, side=SIDE)
     model = write_zero_model(tmp_path / "m.onnx", samples=8)
@@ -139,6 +150,8 @@ def test_failed_items_are_counted_and_the_first_is_told(tmp_path: Path) -> None:
     assert summary.items_failed == 3
     assert "takes windows of samples" in summary.first_failure
     assert "failed: 3 items" in summary_as_text(summary)
+    named = [str(model), "--spec", str(spec), "--source", str(tmp_path / "p")]
+    assert main(["try", *named]) == NOT_REACHED  # Nothing came of any item
 
 
 @pytest.mark.parametrize(("text", "kind"), [

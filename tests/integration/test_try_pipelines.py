@@ -22,9 +22,11 @@ from shared.clock import SystemClock
 from shared.errors import RefusedError
 from shared.exit_codes import NOT_REACHED
 from shared.pipeline.pipeline import PipelineSettings
-from shared.pipeline.sinks import FileSinkSettings, HubSinkSettings
+from shared.pipeline.sinks import FileSinkSettings, HubSinkSettings, MqttSinkSettings, Which
 from shared.pipeline.sources import Delivery, Pace, SourceSettings, VideoSettings
 from tests.benchmarks.bench_counts import CARS_BY_HAND, SETTINGS, SPEC
+from tests.support.http_streams import free_port
+from tests.support.local_broker import Listener, LocalBroker
 from tests.support.onnx_models import colour_spec, write_colour_model
 from tests.support.pictures import write_video
 from tests.support.requirements import require_data
@@ -110,7 +112,11 @@ def test_pipelines_of_another_model_are_left_out(tmp_path: Path, model: Path, sp
     config = AgentConfig(
         pipelines=(other, pipeline(clip(tmp_path / "a.avi"))), inference=IN_PROCESS
     )
-    (tried,) = run(config, model, spec).pipelines
+    told: list[str] = []
+    (tried,) = try_pipelines(
+        config, model, spec, items_max=0, clock=SystemClock(), stop=NEVER, tell=told.append
+    ).pipelines
+    assert told[0] == "Pipeline other is not tried: its model is another."
     assert tried.numbers.pipeline == "door"
     assert tried.numbers.items_decided == 6
     assert sum(tried.labels.values()) == 6
@@ -128,6 +134,37 @@ def test_a_looped_video_ends_with_the_items_that_were_asked_for(
     (tried,) = run(config, model, spec, items_max=20).pipelines
     assert tried.numbers.items_decided >= 20
     assert tried.numbers.state == "running"
+
+
+def test_nothing_of_a_try_stays_at_a_broker(tmp_path: Path, model: Path, spec: Path) -> None:
+    broker = LocalBroker(tmp_path, free_port())
+    broker.start()
+    sink = MqttSinkSettings(port=broker.port, discovery_prefix="homeassistant", which=Which.ALL)
+    door = msgspec.structs.replace(
+        pipeline(clip(tmp_path / "a.avi", loop=True)), sinks=(HubSinkSettings(), sink)
+    )
+    config, stop = AgentConfig(pipelines=(door,), inference=IN_PROCESS), threading.Event()
+
+    def tries() -> None:
+        try_pipelines(config, model, spec, items_max=0, clock=SystemClock(), stop=stop)
+
+    thread, listener = threading.Thread(target=tries), Listener(broker.port)
+
+    def found() -> list[str]:
+        """Return what Home Assistant was told of things that there are."""
+        return [p for topic, p in listener.last.items() if topic.startswith("homeassistant/")]
+
+    try:
+        thread.start()
+        wait_until(found)
+        stop.set()
+        thread.join(20)
+        wait_until(lambda: not any(found()))
+    finally:
+        stop.set()
+        thread.join(20)
+        listener.close()
+        broker.kill()
 
 
 def test_a_source_that_fails_is_said_and_is_no_success(

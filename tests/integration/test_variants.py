@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from cloud_hub.candidates.candidate import VariantRow
 from cloud_hub.candidates.examination import (
     EvaluationFacts,
+    ExaminationLimits,
+    ExaminationTask,
     ModelFacts,
     PairedCounts,
+    RunFacts,
     VariantFacts,
 )
 from cloud_hub.candidates.export_files import ExportSettings
 from cloud_hub.candidates.gate import GateSettings
 from cloud_hub.candidates.gate_quality import QualitySettings
+from cloud_hub.candidates.onnx_forms import FirstForm, build_forms, open_form
 from cloud_hub.candidates.service import CandidateService, Rivals
 from cloud_hub.candidates.torch_pruning import prune
 from cloud_hub.candidates.torch_tuning import tune_for_int8
@@ -37,6 +42,7 @@ from shared.ids import LineageId
 from shared.model.network import NetworkSpec, RecurrentNetwork
 from shared.model.spec import parse_spec
 from shared.model.torch_sequences import LastState
+from tests.support import tiny_models as tiny
 from tests.support.tiny_models import WINDOW_SPEC
 from tests.support.trained_digits import (
     Digits,
@@ -155,6 +161,39 @@ def test_a_form_that_the_gate_calls_worse_than_the_old_release_is_not_published(
     chosen, _ = choose(facts, SETTINGS)
     found = published(chosen, facts, SETTINGS, lambda one: one.name != "int8-dynamic")
     assert [one.name for one in found] == ["int8", "fp32"]
+
+
+def test_a_form_that_no_time_is_left_for_is_not_begun(tmp_path: Path) -> None:
+    """A second an item, 400 held out: two forms take longer than the limit's 720 s."""
+    spec = parse_spec(tiny.SPEC.encode())
+    data = tiny.convolutional().SerializeToString()
+    limits = ExaminationLimits(
+        memory_bytes_max=1 << 30, seconds_max=720, opset_min=13, golden_items=2
+    )
+    task = ExaminationTask(spec=spec, limits=limits)
+    items = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+
+    def built(run_ms: float) -> list[str]:
+        facts = replace(FP32, run=RunFacts(run_ms_median=run_ms))
+        first = FirstForm(facts, open_form(data, spec), data, items, held_out_count=400)
+        forms, opened = build_forms(tmp_path, task, first)
+        assert set(opened) == {one.name for one in forms if not one.error}
+        return [f"{one.name}: {one.error}" for one in forms]
+
+    untimed = built(1000.0)
+    assert len(untimed) == 2
+    assert all("evaluation_s_max is too short" in one for one in untimed)
+    assert "int8: " in built(1.0)
+
+
+def test_forms_that_find_nothing_agree_on_nothing_and_are_not_published() -> None:
+    blind = [replace(one, agreement_count=0, agreement_total=0) for one in (FP32, form("int8"))]
+    facts = EvaluationFacts(items_count=1000, variants=tuple(blind))
+    chosen, rows = choose(facts, SETTINGS)
+    assert chosen.name == "fp32"
+    assert "neither finds any" in rows[1].text
+    assert rows[1].agreement is None
+    assert [one.name for one in published(chosen, facts, SETTINGS, lambda _: True)] == ["fp32"]
 
 
 def test_below_the_floor_of_time_only_size_counts() -> None:

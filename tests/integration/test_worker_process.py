@@ -165,6 +165,19 @@ def test_a_model_that_never_ends_is_refused(tmp_path: Path) -> None:
     assert not workers_of_this_process() - before
 
 
+@pytest.mark.slow
+def test_a_run_that_never_ends_costs_less_than_a_second_and_is_told(tmp_path: Path) -> None:
+    path = write_endless_model(tmp_path / "m.onnx", samples=8, is_trap=True)
+    with closing(start(path, score_spec(8), WorkerLimits())) as session:  # 5 s by the clock
+        batch = np.zeros(session.spec.input_shape, np.float32)
+        assert session.run(batch)[0].item() == 0.0
+        batch.fill(1.0)
+        with pytest.raises(TransientError, match=r"stuck: a run had computed for 0\.\d s"):
+            session.run(batch)
+        batch.fill(0.0)
+        assert run_until_answered(session, batch) == []
+
+
 def test_a_model_that_wants_64_gb_is_refused(tmp_path: Path) -> None:
     path = write_greedy_model(tmp_path / "m.onnx", samples=8)
     before = workers_of_this_process()

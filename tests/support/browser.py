@@ -34,17 +34,50 @@ STOP_S_MAX = 10.0
 READ_BYTES = 1 << 16
 
 
-class Page:
-    """One page. Commands are those of the DevTools protocol."""
+class Pipe:
+    """What goes to a browser and comes from it, one message after another."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, from_browser
         self._pending = b""
         self._count = 0
+
+    def send(self, message: Mapping[str, object]) -> int:
+        """Send a message under a number of its own, and return that."""
+        self._count += 1
+        os.write(self._to, json.dumps({"id": self._count, **message}).encode() + b"\0")
+        return self._count
+
+    def read(self) -> dict[str, Any]:
+        """Return the next message."""
+        while b"\0" not in self._pending:
+            data = os.read(self._from, READ_BYTES)
+            assert data, "the browser is gone"
+            self._pending += data
+        message, _, self._pending = self._pending.partition(b"\0")
+        decoded: dict[str, Any] = json.loads(message)
+        return decoded
+
+    def close(self) -> None:
+        os.close(self._to)
+        os.close(self._from)
+
+
+class Page:
+    """One page, with cookies and a cache of its own. Commands are those of the DevTools protocol.
+
+    Of several pages of a browser one at a time is asked.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
         self._session: str | None = None
         self.problems: list[str] = []  # Errors on the console, uncaught exceptions, CSP refusals
         self.expected: list[str] = []  # Parts of problems that a test brings about on purpose
-        target = self.command("Target.createTarget", url="about:blank")["targetId"]
+        self._context = self.command("Target.createBrowserContext")["browserContextId"]
+        target = self.command(
+            "Target.createTarget", url="about:blank", browserContextId=self._context
+        )["targetId"]
         attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -59,16 +92,20 @@ class Page:
 
     def _ask(self, method: str, params: Mapping[str, object]) -> dict[str, Any]:
         """Send one command and return the whole answer, whether done or refused."""
-        self._count += 1
-        message: dict[str, object] = {"id": self._count, "method": method, "params": params}
+        message: dict[str, object] = {"method": method, "params": params}
         if self._session is not None:
             message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        number = self._pipe.send(message)
         while True:
-            answer = self._read()
-            if answer.get("id") == self._count:
+            answer = self._pipe.read()
+            if answer.get("id") == number:
                 return answer
             self._note(answer)
+
+    def close(self) -> None:
+        """Close it, and forget what it kept."""
+        self._session = None  # The browser is asked, not the page
+        self.command("Target.disposeBrowserContext", browserContextId=self._context)
 
     def resize(self, width: int, height: int, *, is_dark: bool = False) -> None:
         """Show the page in a window of this size, with light or dark colours preferred."""
@@ -144,20 +181,13 @@ class Page:
         return [p for p in self.problems if not any(part in p for part in self.expected)]
 
     def _note(self, event: dict[str, Any]) -> None:
+        if event.get("sessionId") != self._session:
+            return  # Of a page that was closed
         params = event.get("params", {})
         if event.get("method") == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(params["exceptionDetails"])[:500])
         if event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.problems.append(json.dumps(params["entry"])[:500])
-
-    def _read(self) -> dict[str, Any]:
-        while b"\0" not in self._pending:
-            data = os.read(self._from, READ_BYTES)
-            assert data, "the browser is gone"
-            self._pending += data
-        message, _, self._pending = self._pending.partition(b"\0")
-        decoded: dict[str, Any] = json.loads(message)
-        return decoded
 
 
 def _evaluation(script: str) -> dict[str, object]:
@@ -171,9 +201,25 @@ def _value(answer: Mapping[str, Any]) -> Any:
     return answer["result"]["result"].get("value")
 
 
+class Browser:
+    """A browser that was started; pages of it know nothing of each other."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    @contextmanager
+    def open_page(self) -> Iterator[Page]:
+        """Open a page that has seen nothing yet; close it at the end."""
+        page = Page(self._pipe)
+        try:
+            yield page
+        finally:
+            page.close()
+
+
 @contextmanager
-def open_browser(profile: Path) -> Iterator[Page]:
-    """Start a browser with a new profile; give its page; end all of it at the end."""
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """Start a browser with a new profile, which takes a second; end all of it at the end."""
     program = require_program("chromium")
     browser_reads, we_write = os.pipe()
     we_read, browser_writes = os.pipe()
@@ -194,12 +240,11 @@ def open_browser(profile: Path) -> Iterator[Page]:
     )
     os.close(browser_reads)
     os.close(browser_writes)
+    pipe = Pipe(we_write, we_read)
     try:
-        page = Page(we_write, we_read)
-        yield page
+        yield Browser(pipe)
     finally:
-        os.close(we_write)
-        os.close(we_read)
+        pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -207,3 +252,10 @@ def open_browser(profile: Path) -> Iterator[Page]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_S_MAX)
+
+
+@contextmanager
+def open_page(profile: Path) -> Iterator[Page]:
+    """Start a browser for one page alone."""
+    with open_browser(profile) as browser, browser.open_page() as page:
+        yield page

@@ -38,8 +38,8 @@ ORDER: Mapping[str, Any] = {
     "model": MODEL, "dataset": DATASET, "recipe": RECIPE,
     "device": "cpu", "is_explained": False, "is_released": False,
 }  # fmt: skip
-# A killed hub's runs are taken over when its lease is over.
-SETTINGS = "tick_s = 0.1\n[training]\nlease_s = 5.0\n"
+# A killed hub's runs are taken over when its lease is over; what failed is soon tried again.
+SETTINGS = "tick_s = 0.1\n[training]\nlease_s = 5.0\nretry_s = 2.0\n"
 Labels = NDArray[np.int64]
 
 

@@ -129,8 +129,15 @@ def _write(
     return path
 
 
-def write_endless_model(path: Path, *, samples: int) -> Path:
-    """Write a score from a loop of 2**62 turns."""
+def write_endless_model(path: Path, *, samples: int, is_trap: bool = False) -> Path:
+    """Write a score from a loop of 2**62 turns; a trap: of that many times the samples' mean."""
+    nodes = [helper.make_node("ReduceMean", ["window"], ["mean"], axes=[2], keepdims=0)]
+    if is_trap:
+        nodes += [
+            helper.make_node("Mul", ["mean", "many"], ["wanted"]),
+            helper.make_node("Cast", ["wanted"], ["counts"], to=TensorProto.INT64),
+            helper.make_node("Squeeze", ["counts"], ["turns"]),
+        ]
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -150,12 +157,16 @@ def write_endless_model(path: Path, *, samples: int) -> Path:
     return _write(
         path,
         [
-            helper.make_node("ReduceMean", ["window"], ["mean"], axes=[2], keepdims=0),
+            *nodes,
             helper.make_node("Loop", ["turns", "go", "mean"], ["score"], body=body),
         ],
         inputs=[("window", TensorProto.FLOAT, [1, 1, samples])],
         outputs=[("score", [1, 1])],
-        constants={"turns": np.array(2**62, np.int64), "go": np.array(True)},
+        constants={
+            **({} if is_trap else {"turns": np.array(2**62, np.int64)}),
+            "many": np.array(2.0**62, np.float32),
+            "go": np.array(True),
+        },
     )
 
 

@@ -4,7 +4,7 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +22,9 @@ class Receiver:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)  # Items that were answered with 2xx
     is_silent: bool = False
+    is_closing: bool = False  # Lets go of each connection after one answer, without a word
+    closed_count: int = 0  # Connections that it let go of
+    is_talking: bool = False  # Its answers never end
     hold: threading.Event = field(default_factory=threading.Event)  # Ends the silence
 
     def take(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str]]:
@@ -50,13 +53,29 @@ def receive(port: int = 0, *, pki: Pki | None = None) -> Iterator[Receiver]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            if receiver.is_talking:
+                self.end_headers()
+                self._talk()
+                return
             self.send_header("Content-Length", "0")
             self.end_headers()
+            self.close_connection = receiver.is_closing
+
+        def _talk(self) -> None:
+            self.close_connection = True
+            with suppress(OSError):
+                while not receiver.hold.wait(0.02):
+                    self.wfile.write(b".")
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    class Server(ThreadingHTTPServer):
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            receiver.closed_count += 1
+
+    server = Server(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     scheme = "http"
     if pki is not None:

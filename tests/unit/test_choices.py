@@ -48,3 +48,29 @@ def test_a_value_in_a_list_of_pipelines_is_found_too() -> None:
 
 def test_a_value_of_the_wrong_type_lists_nothing() -> None:
     assert "one of" not in refused(SPEC.replace("width = 320", 'width = "wide"'))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[pipeline]]\n", "did you mean `pipelines`?"),
+        ('[[pipelines]]\nnam = "a"\n', "did you mean `name`?"),
+        ('[[pipelines]]\nsource = {kind = "video", pth = "x"}\n', "did you mean `path`?"),
+        (
+            '[[pipelines]]\nsource = {kind = "video", path = "x", window = {samples = 3}}\n',
+            "only of the kinds: csv, mqtt",
+        ),
+        ("[[pipelines]]\n[pipelines.limits]\nfoo = 1\n", "one of: latency_ms_p95_max"),
+        ('[[pipelines]]\nsource = {path = "x.mp4"}\n', "one of: folder, video"),
+    ],
+)
+def test_a_key_that_there_is_not_names_the_one_that_is_meant(text: str, told: str) -> None:
+    with pytest.raises(ContractError) as caught:
+        parse_toml(text.encode(), AgentConfig, name="agent.toml")
+    assert told in caught.value.remedy
+
+
+def test_a_key_of_the_first_table_names_the_one_that_is_meant() -> None:
+    assert "did you mean `resize`?" in refused(
+        SPEC.replace('colour = "bgr"', 'resise = "stretch"').replace("yolo-v8", "yolov8")
+    )

@@ -113,6 +113,23 @@ def test_a_class_is_told_only_once_it_has_settled() -> None:
     assert told == ["cat", "cat", "cat", "cat", "cat", "dog", "dog"]
 
 
+def test_a_class_goes_on_settling_in_a_new_release() -> None:
+    first, second = (Concluder(PETS, DecisionSettings(settle_s=1.0)) for _ in range(2))
+    assert [pet(first, dog, at_s) for at_s, dog in ((0.0, 0.1), (0.5, 0.9))] == ["cat", "cat"]
+    second.carry_over(first)
+    assert [pet(second, 0.9, at_s) for at_s in (1.0, 1.5)] == ["cat", "dog"]
+    assert [pet(first, 0.9, at_s) for at_s in (1.0, 1.5)] == ["cat", "dog"]  # Each on its own
+
+
+def test_sensors_that_forget_each_other_are_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    concluder = Concluder(SCORES, DecisionSettings(adaptive=LEARNS))
+    for sensor in "abc" * 3:  # LEARNS remembers two
+        score(concluder, 1.0, sensor=sensor)
+    assert [record.getMessage() for record in caplog.records] == ["decisions.sensors_full"]
+
+
 def test_hysteresis_goes_on_in_a_new_release_and_what_is_held_is_the_last() -> None:
     settings = DecisionSettings(hysteresis_margin=0.3)
     first, second = Concluder(PETS, settings), Concluder(PETS, settings)

@@ -154,6 +154,14 @@ def test_what_others_chose_does_not_hold_beyond_a_limit_of_ours() -> None:
     assert "worker.stuck" in confirm(row("int8", 0, code="worker.stuck"), HINT, LIMITS)
 
 
+def test_a_speedup_that_only_we_ask_for_is_measured_and_not_taken_from_others() -> None:
+    asked = PipelineLimits(speedup_min=2.0)
+    int8, fp32 = row("int8", 10.0, agreement=0.99), row("fp32", 10.0)
+    assert "2 times fp32 is needed" in confirm(int8, HINT, asked)
+    assert not confirm(int8, HINT, LIMITS)
+    assert not confirm(fp32, HINT, asked)
+
+
 # The hub's side
 
 
@@ -188,6 +196,16 @@ def test_kinds_of_hardware_are_kept_apart() -> None:
 
 def test_nobody_who_may_run_anything_makes_no_hint() -> None:
     assert hint_of([device_fit("one", None, 4.0).report]) is None
+
+
+def test_what_gains_too_little_for_others_makes_no_hint() -> None:
+    """fp32 was over a limit of that device alone, or it asked for less."""
+    assert hint_of([device_fit("one", "int8", 12.0).report]) is None
+    assert hint_of([device_fit("one", "int8", 8.8).report]) is None
+    assert hint_of([device_fit("one", "fp32", 8.8).report]) is not None
+    confirmed = device_fit("two", "int8", 4.0).report
+    alone = msgspec.structs.replace(confirmed, rows=confirmed.rows[1:])
+    assert hint_of([alone]) is not None
 
 
 def test_a_report_says_how_its_choice_came_about() -> None:

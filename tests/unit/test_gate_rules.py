@@ -71,9 +71,8 @@ def test_what_the_model_does(change: dict[str, object], code: str) -> None:
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    bad = replace(MODEL, opset=9, external_count=2, domains=("com.example",), inputs=())
+    bad = replace(MODEL, opset=9, domains=("com.example",), inputs=())
     assert codes(Examination(model=bad)) == [
-        "gate.external_data",
         "gate.domain",
         "gate.opset",
         "gate.inputs",
@@ -84,8 +83,58 @@ def test_a_model_that_was_not_run_never_passes() -> None:
     assert codes(Examination(model=MODEL)) == ["gate.not_run"]
 
 
-def test_a_crash_is_a_reason() -> None:
-    assert codes(Examination(crash="died of SIGSEGV"))[0] == "gate.crashed"
+def test_a_crash_is_the_reason_for_nothing_is_known_of_the_model() -> None:
+    assert codes(Examination(crash="died of SIGSEGV")) == ["gate.crashed"]
+
+
+@pytest.mark.parametrize("took", ["all the processor time it may", "all the memory it may"])
+def test_a_model_that_took_more_than_it_may_is_told_which_limits_there_are(took: str) -> None:
+    examination = Examination(crash=f"it used {took}")
+    (reason,) = judge(examination, IMAGE, GateSettings()).reasons
+    assert "examination_s_max, evaluation_s_max" in reason.text
+
+
+def test_weights_in_another_file_are_the_reason_for_nothing_else_was_read() -> None:
+    facts = ModelFacts(external_count=2, opset=18)
+    verdict = judge(Examination(model=facts), IMAGE, GateSettings())
+    assert [reason.code for reason in verdict.reasons] == ["gate.external_data"]
+    assert "external_data=False" in verdict.reasons[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/core/graph/model.cc:256 "
+            "onnxruntime::Model::Model(onnx::ModelProto&&, const onnxruntime::PathString&, "
+            + "const onnxruntime::IOnnxRuntimeOpSchemaRegistryList*, "
+            * 6
+            + "const onnxruntime::ModelOptions&) Unsupported model IR version: 14, max supported "
+            "IR version: 13\n",
+            "Unsupported model IR version: 14, max supported IR version: 13",
+        ),
+        ("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find X(1)", "Could not find X(1)"),
+    ],
+)
+def test_what_the_runtime_says_is_told_without_its_source(said: str, told: str) -> None:
+    examination = Examination(model=MODEL, run=RunFacts(error=said))
+    (reason,) = judge(examination, IMAGE, GateSettings()).reasons
+    assert reason.text.endswith(told)
+    assert "/onnxruntime_src" not in reason.text
+
+
+@pytest.mark.parametrize(
+    ("tensor", "remedy"),
+    [
+        (TensorFacts("x", "float16", (1, 1, 8, 8)), "takes float32 or uint8"),
+        (TensorFacts("x", "float32", (4, 1, 8, 8)), "for one item"),
+        (TensorFacts("x", "float32", (1, 64)), "Correct input in the spec"),
+        (TensorFacts("x", "float32", (None, 1, None, None)), "with the sizes"),
+    ],
+)
+def test_a_wrong_input_is_told_with_what_to_do(tensor: TensorFacts, remedy: str) -> None:
+    verdict = judge(Examination(model=replace(MODEL, inputs=(tensor,))), IMAGE, GateSettings())
+    assert remedy in verdict.reasons[0].text
 
 
 def test_a_golden_set_that_cannot_be_read_is_a_reason() -> None:

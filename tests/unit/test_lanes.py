@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from edge_agent.sources.item import Item, WindowBatch
 from edge_agent.sources.mailbox import Keep, Mailbox
 from shared.clock import SystemClock
 from shared.errors import TransientError
-from shared.model.spec import Decoder, ModelSpec, OutputSpec, Task, WindowInput
+from shared.model.spec import Decoder, ImageInput, ModelSpec, OutputSpec, Task, WindowInput
 from shared.pipeline.decisions import DecisionSettings
 from shared.pipeline.frames import FrameSettings, MotionSettings
 from tests.support.fake_sessions import FaultSession, failing, release, sure_of
@@ -285,6 +286,32 @@ def test_where_nothing_moves_the_model_is_not_asked_and_the_last_outcome_told_ag
     assert [result.item for result in bench.results] == list(range(6))
     assert len(held) == bench.loop.gated_count == 6 - seen.runs_count > 0
     assert {result.outcome.label for result in held} == {"cat"}  # type: ignore[union-attr]
+
+
+def test_other_settings_are_asked_about_though_nothing_moves() -> None:
+    motion = MotionSettings(settle_s=0.0, refresh_s=0.0)
+    with Lanes(lanes=1, frames=FrameSettings(motion=motion)) as bench:
+        bench.active.swap(release(1, session(sure_of("cat"))))
+        for index in range(6):
+            if index in (2, 4):  # The second time they are the same: sinks have changed, say
+                bench.loop.change(settings=DecisionSettings(hysteresis_margin=0.5))
+            bench.put(frame_of(index, captured_s=float(index), value=40))
+            wait_until(lambda count=index + 1: len(bench.results) == count)  # type: ignore[misc]
+    asked = [result.item for result in bench.results if not getattr(result, "is_held", False)]
+    assert asked == [0, 2]
+
+
+def test_a_camera_that_moves_again_is_not_frozen_for_a_model_of_other_pictures() -> None:
+    wider = session(sure_of("cat"))
+    wider.spec = msgspec.structs.replace(wider.spec, input=ImageInput(width=10, height=8))
+    with Lanes(lanes=1, frames=FrameSettings(frozen_s=1.0)) as bench:
+        bench.active.swap(release(1, session(sure_of("cat"))))
+        bench.put(*(frame_of(i, captured_s=float(i)) for i in range(3)))
+        wait_until(lambda: bench.loop.is_frozen)
+        bench.active.swap(release(2, wider))
+        bench.put(*(frame_of(i, captured_s=float(i), value=i) for i in range(3, 6)))
+        wait_until(lambda: len(bench.results) == 6)
+        assert not bench.loop.is_frozen
 
 
 class WindowSession(FaultSession):

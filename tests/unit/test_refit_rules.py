@@ -81,6 +81,12 @@ CASES = {
     "everything is too large": (WHOLE, PipelineLimits(rss_bytes_max=1 << 20), BOTH, Refit.NONE),
     "a confirmed choice that holds": (PART, WIDE, BOTH, Refit.KEEP),
     "a confirmed choice that does not": (PART, STRICT, {"fp32"}, Refit.MEASURE),
+    "a confirmed choice that has to gain more": (
+        PART,
+        PipelineLimits(speedup_min=3.0),
+        BOTH,
+        Refit.MEASURE,
+    ),
     "a variant more is admitted": (WHOLE, UNTRUE, THREE, Refit.MEASURE),
     "never measured": (None, STRICT, BOTH, Refit.MEASURE),
 }

@@ -190,3 +190,14 @@ def test_without_times_in_the_payload_rows_are_of_when_they_came() -> None:
     batch = feed.take(9.0)
     assert batch is not None
     assert batch.samples[:, :, 0].tolist() == [[0.0, 1.0]]
+
+
+def test_more_sensors_than_there_is_room_for_are_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    feed = feed_of(sensors_max=1, forget_s=3600.0)
+    for second in range(120):
+        for name in "abc":
+            list(feed.feed(name, b'{"value": 1}', float(second), wall_s=float(second)))
+    assert feed.lost_messages_count == 240
+    assert [record.getMessage() for record in caplog.records] == ["source.sensors_full"] * 2

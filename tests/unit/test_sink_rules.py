@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edge_agent.decisions.decision import Decision
-from edge_agent.sinks.due import SENSORS_MAX, Due
+from edge_agent.sinks.due import Due
 from edge_agent.sinks.home_assistant import Announcer
 from edge_agent.sinks.http_webhook import RETRY_AFTER_S_MAX, retry_after_s
 from edge_agent.sinks.live_access import Access
@@ -16,6 +16,7 @@ from edge_agent.sinks.mqtt_topics import UNSAFE, Thing, base_topic, safe
 from edge_agent.sinks.picking import seen_labels
 from shared.errors import ContractError
 from shared.pipeline.sinks import MqttSinkSettings, WebhookSinkSettings, Which
+from shared.pipeline.sources import SENSORS_MAX
 from shared.settings import Settings, parse_toml
 from shared.wire.records import Estimated, Segmented, Tracked
 from tests.support.sink_results import boxes, classified, decided, scored, tracked
@@ -48,6 +49,15 @@ def test_every_sensor_has_its_own_last_conclusion() -> None:
     assert told(results) == [0, 1]
 
 
+@pytest.mark.slow
+def test_as_many_sensors_as_a_source_may_have_are_told_apart() -> None:
+    due = Due(Which.CHANGES, 60.0)
+    results = [decided(scored(0.1), sensor=str(i)) for i in range(SENSORS_MAX)]
+    assert all(due.is_due(result, now_s=0.0) for result in results)
+    assert not any(due.is_due(result, now_s=1.0) for result in results)
+
+
+@pytest.mark.slow
 def test_sensors_that_are_silent_longest_are_forgotten() -> None:
     due = Due(Which.CHANGES, 60.0)
     for i in range(SENSORS_MAX + 1):

@@ -121,6 +121,10 @@ def test_a_source_as_written_by_a_person(text: str) -> None:
         ),
         ('kind = "mqtt"\ntopic = "a/x{sensor}"\nwindow = {samples = 8}', "whole level"),
         ('kind = "mqtt"\ntopic = "{sensor}/{sensor}"\nwindow = {samples = 8}', "whole level"),
+        ('kind = "mqtt"\ntopic = "a/#/b"\nwindow = {samples = 8}', "topic"),
+        ('kind = "mqtt"\ntopic = "a/b+/{sensor}"\nwindow = {samples = 8}', "topic"),
+        ('kind = "mqtt-text"\ntopic = "chat#"', "topic"),
+        ('kind = "mqtt-text"\ntopic = "chat\\u0000"', "topic"),
         (
             'kind = "mqtt"\ntopic = "{sensor}"\nsensors_max = 65536\nchannels = 64\n'
             "window = {samples = 4096}",
@@ -143,6 +147,24 @@ def test_a_password_never_shows() -> None:
     source = open_source(StreamSettings(url="rtsp://user:secret@10.0.0.1/a"), ManualClock())
     assert source.description == "the stream rtsp://10.0.0.1/a"
     assert without_password("http://u:p@host:80/x@y") == "http://host:80/x@y"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rtsp://me:hid@den@host/x", "rtsp://host/x"),
+        ("rtsp://me:hid/den@host/x", "rtsp://host/x"),
+        ("rtsp://me:hid#den@host:554/x", "rtsp://host:554/x"),
+        ("rtsp://me:4/hid@host/x", "rtsp://me:4/hid@host/x"),  # A host and a port, then a path
+        ("rtsp://host/x?user=me&password=hidden&n=1", "rtsp://host/x?user=***&password=***&n=1"),
+        ("rtsp://host:554/user=me_password=hidden&n=1", "rtsp://host:554/user=***&n=1"),
+        ("http://host/live?camera=2", "http://host/live?camera=2"),
+        ("rtsp://[::1]:554/x@y", "rtsp://[::1]:554/x@y"),
+        ("rtsp://host:554", "rtsp://host:554"),
+    ],
+)
+def test_a_password_with_odd_signs_or_in_the_path_never_shows(url: str, said: str) -> None:
+    assert without_password(url) == said
 
 
 @pytest.mark.parametrize(

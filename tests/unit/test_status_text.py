@@ -115,3 +115,14 @@ def test_why_names_the_wish_the_proof_and_what_was_not_kept() -> None:
         "  Release 3 was not kept: It was worse. [trial.worse]",
     ]
     assert list(why_lines(NOTHING)) == ["tones: no release runs yet (idle)."]
+
+
+def test_a_trial_says_how_many_items_it_has_seen() -> None:
+    trial = msgspec.structs.replace(MODEL, state=UpdateState.TRIAL, trial_items=0)
+    assert (
+        next(why_lines(trial)) == "tones: release 2 runs (trial, 0 items so far, as roll-1 asks)."
+    )
+    said = status(is_connected=True)
+    report = msgspec.structs.replace(said.report, models=(trial,))
+    text = "\n".join(status_lines(msgspec.structs.replace(said, report=report)))
+    assert "trial, 0 items so far" in text

@@ -19,6 +19,7 @@ from shared.pipeline.decisions import (
 from shared.wire.records import Box, Tracked
 
 QUICK = TrackingSettings(hits_min=1)
+SQUARE = ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))
 
 
 def box(x: float, y: float, *, size: float = 0.1, sure: float = 0.9, label: str = "car") -> Box:
@@ -88,6 +89,29 @@ def test_a_track_is_found_again_after_irregular_gaps_and_its_number_never_comes_
     assert one.update((), at_s=at_s).tracks == ()
     told = one.update((box(0.1 + 0.05 * at_s, 0.5),), at_s=at_s + 1.5)
     assert [track.track for track in told.tracks] == [2]
+
+
+def test_who_stands_where_another_stood_before_a_long_pause_is_somebody_else() -> None:
+    one = tracking(zones=(ZoneSettings(name="door", points=SQUARE, loiter_s=60.0),))
+    for index in range(20):
+        one.update((box(0.5, 0.5),), at_s=index * 0.1)
+    told = one.update((box(0.5, 0.5),), at_s=9.0)  # As long as a camera may need to come back
+    assert [track.track for track in told.tracks] == [1]
+    told = one.update((box(0.5, 0.5),), at_s=3600.0)
+    assert [(track.track, track.age_s) for track in told.tracks] == [(2, 0.0)]
+    assert told.totals == {"door/entered": 2, "door/loitered": 0}
+
+    one.update((), at_s=3600.1)  # Out of sight for longer than lost_s_max, though no frame came
+    told = one.update((box(0.5, 0.5),), at_s=3605.0)
+    assert [track.track for track in told.tracks] == [3]
+
+
+def test_frames_that_are_always_far_apart_are_followed_all_the_same() -> None:
+    one = tracking()
+    numbers = [
+        one.update((box(0.5, 0.5),), at_s=60.0 * minute).tracks[0].track for minute in range(9)
+    ]
+    assert len(set(numbers[1:])) == 1
 
 
 def test_a_low_box_keeps_a_track_but_starts_none() -> None:
@@ -166,6 +190,18 @@ def test_inside_and_outside() -> None:
     hollow = ((0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.5, 0.3), (0.1, 0.9))
     assert is_inside((0.2, 0.5), hollow)
     assert not is_inside((0.5, 0.6), hollow)
+
+
+@pytest.mark.parametrize("anchor", Anchor)
+@pytest.mark.parametrize("low", [1.0, 385 / 481])  # The frame's edge; a region's, in whole pixels
+def test_who_is_cut_off_at_the_lower_edge_stands_in_the_zone_above_it(
+    anchor: Anchor, low: float
+) -> None:
+    edge = 1.0 if low == 1.0 else 0.8
+    points = ((0.0, 0.0), (1.0, 0.0), (1.0, edge), (0.0, edge))
+    one = tracking(zones=(ZoneSettings(name="yard", points=points, anchor=anchor),))
+    told = one.update((Box("person", 0.9, 0.4, low - 0.4, 0.6, low),), at_s=0.0)
+    assert [zone.tracks_count for zone in told.zones] == [1]
 
 
 def test_a_zone_tells_who_is_in_how_long_and_who_loiters() -> None:

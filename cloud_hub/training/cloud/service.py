@@ -119,7 +119,14 @@ class CloudJobService:
         )
         self._driver = JobDriver(database, self._folders, clock, self._settings)
         self._settler = CloudSettler(
-            database, self._folders, objects, kept, releases, clock, holder=holder
+            database,
+            self._folders,
+            objects,
+            kept,
+            releases,
+            clock,
+            holder=holder,
+            retry_s=self._settings.retry_s,
         )
 
     # What people ask
@@ -399,7 +406,10 @@ class CloudJobService:
         settings = self._settings
         executors: dict[ExecutorName, Executor] = {
             ExecutorName.LOCAL: LocalExecutor(
-                self._folders.runs, self._clock, niceness=settings.niceness
+                self._folders.runs,
+                self._clock,
+                niceness=settings.niceness,
+                term_s_max=settings.term_s_max,
             )
         }
         if settings.ray_address:

@@ -47,7 +47,6 @@ from shared.errors import (
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-RETRY_S = 15.0  # After something that may work later
 LEASE_S = 900.0  # Longer than the gate takes; renewed before each step
 NOTES_CHARS_MAX = 500
 METRICS_MAX = 20  # Of the test part, that go with a release
@@ -74,6 +73,7 @@ class CloudSettler:
         clock: Clock,
         *,
         holder: str,
+        retry_s: float,
     ) -> None:
         self._database = database
         self._folders = folders
@@ -82,6 +82,7 @@ class CloudSettler:
         self._releases = releases
         self._clock = clock
         self._holder = holder
+        self._retry_s = retry_s
 
     def run(self, stop: threading.Event) -> None:
         """Settle results until `stop` is set."""
@@ -105,7 +106,7 @@ class CloudSettler:
             except TransientError as error:
                 extra = {"job": record.job.job_id, "code": error.code, "text": error.message}
                 log.warning("result.delayed", extra=extra)
-                until_ms = now_ms(self._clock) + int(RETRY_S * 1000)
+                until_ms = now_ms(self._clock) + int(self._retry_s * 1000)
                 self._tell_delay(record, error)
             finally:
                 self._let_go(record, until_ms=until_ms)

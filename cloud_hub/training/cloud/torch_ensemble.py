@@ -11,42 +11,49 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from torch import nn
+from shared.quick_imports import quick_imports
 
-from cloud_hub.candidates.torch_weights import load_network, state_of
-from cloud_hub.datasets.folds import parts_of
-from cloud_hub.datasets.manifest import Manifest
-from cloud_hub.datasets.object_packs import read_manifest
-from cloud_hub.datasets.opencv_arrays import Arrays, load_arrays
-from cloud_hub.explain.torch_explain import explain
-from cloud_hub.object_store import ObjectStore
-from cloud_hub.training.cloud.run_commands import AS_IT_IS
-from cloud_hub.training.trainer.file_run_folder import RunFolder, read_spec, read_weights
-from cloud_hub.training.trainer.run_files import (
-    BEST,
-    EXIT_REFUSED,
-    WEIGHTS,
-    RunResult,
-    Started,
-)
-from cloud_hub.training.trainer.spec import TrainSpec
-from cloud_hub.training.trainer.torch_data import DeviceItems
-from cloud_hub.training.trainer.torch_device import choose_device, device_name, memory_peak_bytes
-from cloud_hub.training.trainer.torch_objectives import make_objective
-from cloud_hub.training.trainer.torch_processes import Processes
-from cloud_hub.training.trainer.torch_scores import Evaluation, evaluate
-from cloud_hub.training.trainer.torch_start import (
-    ChosenItems,
-    Indices,
-    choose_items,
-    class_counts,
-)
-from shared.errors import IsthmusError, TransientError, UnavailableError
-from shared.exit_codes import DONE, exit_code_of
-from shared.logs import set_up_logging
-from shared.model.network import EnsembleNetwork
-from shared.model.weights import Array, decode_weights, digest_weights, encode_weights
+with quick_imports():
+    import torch
+    from torch import nn
+
+    from cloud_hub.candidates.torch_weights import load_network, state_of
+    from cloud_hub.datasets.folds import parts_of
+    from cloud_hub.datasets.manifest import Manifest
+    from cloud_hub.datasets.object_packs import read_manifest
+    from cloud_hub.datasets.opencv_arrays import Arrays, load_arrays
+    from cloud_hub.explain.torch_explain import explain
+    from cloud_hub.object_store import ObjectStore
+    from cloud_hub.training.cloud.run_commands import AS_IT_IS
+    from cloud_hub.training.trainer.file_run_folder import RunFolder, read_spec, read_weights
+    from cloud_hub.training.trainer.run_files import (
+        BEST,
+        EXIT_REFUSED,
+        WEIGHTS,
+        RunResult,
+        Started,
+    )
+    from cloud_hub.training.trainer.spec import TrainSpec
+    from cloud_hub.training.trainer.torch_data import DeviceItems
+    from cloud_hub.training.trainer.torch_device import (
+        choose_device,
+        device_name,
+        memory_peak_bytes,
+    )
+    from cloud_hub.training.trainer.torch_objectives import make_objective
+    from cloud_hub.training.trainer.torch_processes import Processes
+    from cloud_hub.training.trainer.torch_scores import Evaluation, evaluate
+    from cloud_hub.training.trainer.torch_start import (
+        ChosenItems,
+        Indices,
+        choose_items,
+        class_counts,
+    )
+    from shared.errors import IsthmusError, TransientError, UnavailableError
+    from shared.exit_codes import DONE, exit_code_of
+    from shared.logs import set_up_logging
+    from shared.model.network import EnsembleNetwork
+    from shared.model.weights import Array, decode_weights, digest_weights, encode_weights
 
 MEMBER = "member-{index}.npz"
 BATCH = 256

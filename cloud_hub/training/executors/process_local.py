@@ -6,7 +6,7 @@
    done.
 2. The lock on the run's folder is an open file that the process inherits: it is held exactly as
    long as the process lives, and a second one is never started.
-3. Ending one means all its processes: SIGTERM to the group, SIGKILL after TERM_S_MAX. When the
+3. Ending one means all its processes: SIGTERM to the group, SIGKILL after `term_s_max`. When the
    first process dies by itself, those that it left behind are killed.
 4. What it prints goes to trainer.log in its folder, emptied when over LOG_BYTES_MAX.
 """
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # In its environment: "<key>@<the folder of all runs>". Another hub's runs are not ours.
 MARK = "ISTHMUS_TRAINING_RUN"
-TERM_S_MAX = 10.0
 OOM_SCORE = "500"  # Of 1000: when memory runs out, what trains is killed, not the hub
 ENDED_KEPT_MAX = 1000  # How runs ended, until they are asked for: far more than run at a time
 _SESSION_FIELD = 3  # Of /proc/<pid>/stat, counted behind the name: state, ppid, pgrp, session
@@ -51,11 +50,14 @@ class _Running:
 class LocalExecutor:
     """See the rules above. One thread."""
 
-    def __init__(self, runs: Path, clock: Clock, *, niceness: int = 10) -> None:
+    def __init__(
+        self, runs: Path, clock: Clock, *, niceness: int = 10, term_s_max: float = 10.0
+    ) -> None:
         """Args: `runs` is the folder in which every run has its own."""
         self._runs = str(runs.resolve())
         self._clock = clock
         self._niceness = niceness
+        self._term_s_max = term_s_max
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, str] = {}  # Key -> how it ended, until it is started again
 
@@ -115,7 +117,7 @@ class LocalExecutor:
         for running in self._running.values():
             _limit(running.folder / LOG)
             since_s = running.ending_s
-            if since_s is not None and now_s - since_s > TERM_S_MAX and not running.is_killed:
+            if since_s is not None and now_s - since_s > self._term_s_max and not running.is_killed:
                 running.is_killed = True
                 _signal(running, signal.SIGKILL)
 

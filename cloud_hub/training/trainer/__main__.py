@@ -9,8 +9,11 @@ import os
 import sys
 from pathlib import Path
 
-from cloud_hub.training.trainer.torch_run import run
 from shared.logs import set_up_logging
+from shared.quick_imports import quick_imports
+
+with quick_imports():
+    from cloud_hub.training.trainer.torch_run import run
 
 
 def main(arguments: list[str] | None = None) -> int:

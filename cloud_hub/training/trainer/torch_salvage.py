@@ -12,24 +12,27 @@ nothing. Nothing is trained here, and no dataset is read.
 import sys
 from pathlib import Path
 
-import msgspec
+from shared.quick_imports import quick_imports
 
-from cloud_hub.training.trainer.file_run_folder import RunFolder
-from cloud_hub.training.trainer.run_files import (
-    BEST,
-    EVENTS,
-    Evaluated,
-    Progressed,
-    RunResult,
-    decode_event,
-)
-from cloud_hub.training.trainer.spec import TrainSpec
-from cloud_hub.training.trainer.torch_states import RunState, read_state
-from shared.errors import ContractError, IsthmusError
-from shared.exit_codes import DONE, exit_code_of
-from shared.model.torch_networks import build_network
-from shared.model.weights import digest_weights, encode_weights
-from shared.release.digest import digest_of
+with quick_imports():
+    import msgspec
+
+    from cloud_hub.training.trainer.file_run_folder import RunFolder
+    from cloud_hub.training.trainer.run_files import (
+        BEST,
+        EVENTS,
+        Evaluated,
+        Progressed,
+        RunResult,
+        decode_event,
+    )
+    from cloud_hub.training.trainer.spec import TrainSpec
+    from cloud_hub.training.trainer.torch_states import RunState, read_state
+    from shared.errors import ContractError, IsthmusError
+    from shared.exit_codes import DONE, exit_code_of
+    from shared.model.torch_networks import build_network
+    from shared.model.weights import digest_weights, encode_weights
+    from shared.release.digest import digest_of
 
 EVENTS_TAIL_BYTES = 1 << 20  # In which an Event says how long an epoch is
 
