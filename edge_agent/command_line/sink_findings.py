@@ -1,8 +1,7 @@
 """look_at_sinks: whether the sinks of a file's pipelines can do their work. Changes nothing.
 
-1. A folder is looked at, not made. A broker is connected to and left again, an HTTP address only
-   connected to: nothing is told to either.
-2. Two sinks of a file must not write the same path: each would turn the other's files.
+A folder is looked at, not made. A broker is connected to and left again, an HTTP address only
+connected to: nothing is told to either.
 """
 
 import os
@@ -33,21 +32,10 @@ OWNER_REMEDY = "Let the user that the agent runs as write there, or name another
 
 def look_at_sinks(pipelines: Iterable[PipelineSettings]) -> Iterator[Finding]:
     """Yield one finding for each sink but the hub's own, which the uplink tells of."""
-    written: dict[str, str] = {}  # Whose sink writes a path
     for pipeline in pipelines:
         for sink in pipeline.sinks:
-            topic = f"{sink.__struct_config__.tag} of {pipeline.name}"
-            if isinstance(sink, FileSinkSettings):
-                other = written.setdefault(str(Path(sink.path).resolve()), topic)
-                if other != topic:
-                    yield Finding(
-                        topic,
-                        Level.BAD,
-                        f"{sink.path} is written by {other} too.",
-                        "Give each a path of its own.",
-                    )
-                    continue
             if not isinstance(sink, HubSinkSettings):
+                topic = f"{sink.__struct_config__.tag} of {pipeline.name}"
                 yield _look(topic, sink, pipeline.name)
 
 
