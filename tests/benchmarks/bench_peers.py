@@ -7,7 +7,8 @@
    the threshold on either side: neither pays for suppression.)
 2. Both run in turn, in processes of their own, several times; medians. Start-up is not counted.
 3. The network's own run is the same work on both sides, and more of a frame the larger the picture:
-   the bare run is measured beside ours, as a share of theirs too. Nobody can get below it.
+   the bare run is measured beside ours, as a share of theirs too. Nobody can get below it; what
+   either spends beside it is compared as well.
 
 Prints one JSON line: per picture size our CPU a frame and the bare run's as shares of theirs.
 """
@@ -179,6 +180,13 @@ def compare(peer: str, side: int, *, rounds: int, is_isolated: bool) -> dict[str
     return {
         "cpu_of_ultralytics": share("cpu_ms"),
         "bare_of_ultralytics": share("bare_cpu_ms"),
+        "beside_bare_of_ultralytics": round(
+            statistics.median(
+                (a["cpu_ms"] - a["bare_cpu_ms"]) / (b["cpu_ms"] - a["bare_cpu_ms"])
+                for a, b in pairs
+            ),
+            3,
+        ),
         "ours": _medians([a for a, _ in pairs]),
         "ultralytics": _medians([b for _, b in pairs]),
     }
