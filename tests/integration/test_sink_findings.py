@@ -64,11 +64,9 @@ def test_a_disk_with_too_little_room_is_a_warning(tmp_path: Path) -> None:
     assert "free_bytes_min" in found.remedy
 
 
-def test_two_sinks_of_one_path_are_bad(tmp_path: Path) -> None:
+def test_two_sinks_may_write_the_same_file(tmp_path: Path) -> None:
     sink = f'{{kind = "jsonl", path = "{tmp_path}/gate.jsonl"}}'
-    first, second = look(sink, sink)
-    assert (first.level, second.level) == (Level.GOOD, Level.BAD)
-    assert "jsonl of p0" in second.text
+    assert [found.level for found in look(sink, sink)] == [Level.GOOD, Level.GOOD]
 
 
 @pytest.mark.slow
